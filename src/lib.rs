@@ -1,0 +1,7 @@
+//! The sandbox of a failed Nix build, opened again.
+//!
+//! [`kept_build`] reads what the build left, [`scratch`] makes a writable copy of it, [`plan`] holds the whole sandbox as data,
+//! [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs` is the same story in
+//! the program's own words.
+
+pub mod env_vars;
