@@ -5,3 +5,5 @@
 //! the program's own words.
 
 pub mod env_vars;
+pub mod kept_build;
+mod owner;

@@ -1,0 +1,163 @@
+//! A kept build directory: what `nix-build --keep-failed` left of a failed build.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat, statat};
+use rustix::io::Errno;
+
+use crate::env_vars::EnvVars;
+use crate::owner::Owner;
+
+/// Where Nix keeps what it built.
+const STORE: &str = "/nix/store";
+/// The file that stdenv writes at the start of each phase.
+const ENV_VARS: &str = "env-vars";
+/// More than any environment that a kernel would execute a program with; a real file has a few kilobytes.
+const ENV_VARS_LIMIT: u64 = 16 << 20;
+
+/// A failed build's directory and what it tells of its sandbox.
+#[derive(Debug)]
+pub struct KeptBuild {
+    /// The directory that was `/build`, as the caller can name it.
+    pub directory: PathBuf,
+    /// The same directory, opened, so that everything below it is reached without its name.
+    pub handle: OwnedFd,
+    /// The build's shell: a path in the store, as the build had it in `SHELL`.
+    pub shell: PathBuf,
+    /// The file on this machine that `shell` leads to, free of symbolic links.
+    pub shell_file: PathBuf,
+}
+
+impl KeptBuild {
+    /// Opens the kept build directory `path`, or `path/build`, where Nix 2.26 and later put it, when `env-vars` is only there.
+    ///
+    /// # Errors
+    /// Whatever keeps the directory from being entered, one sentence each with its remedy: no directory, no or no readable or
+    /// no sensible `env-vars` in it, no shell named there, or one that the store no longer has.
+    pub fn open(path: &Path) -> Result<Self> {
+        let top = open_directory(path)?;
+        let has_env_vars =
+            |directory: &OwnedFd| statat(directory, ENV_VARS, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let (directory, handle) = if has_env_vars(&top) {
+            (path.to_owned(), top)
+        } else {
+            match openat(&top, "build", DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(below) if has_env_vars(&below) => (path.join("build"), below),
+                Err(Errno::ACCESS) => return Err(cannot_read(&path.join("build"))),
+                _ => bail!(
+                    "there is no env-vars in {}: either it is not a kept build directory, or the build failed before stdenv \
+                     began or does not use stdenv",
+                    path.display()
+                ),
+            }
+        };
+        let env_vars_path = directory.join(ENV_VARS);
+        let env_vars = read_env_vars(&handle, &env_vars_path)?;
+        let shell = env_vars.get("SHELL").with_context(|| {
+            format!(
+                "{} declares no SHELL, so there is no shell to run: it is not the whole file that stdenv writes",
+                env_vars_path.display()
+            )
+        })?;
+        let shell = PathBuf::from(OsStr::from_bytes(shell));
+        let shell_file = find_shell(&shell, &env_vars_path)?;
+        Ok(Self { directory, handle, shell, shell_file })
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => anyhow!(
+            "there is no directory {}: give the one that Nix names after «keeping build directory»",
+            path.display()
+        ),
+        Errno::NOTDIR => anyhow!(
+            "{} is not a directory: give the one that Nix names after «keeping build directory»",
+            path.display()
+        ),
+        Errno::ACCESS => cannot_read(path),
+        other => anyhow!("cannot open the directory {}: {other}", path.display()),
+    })
+}
+
+/// `path` exists and the caller may not read it: whose it is, and what to do.
+fn cannot_read(path: &Path) -> anyhow::Error {
+    let owner = match stat(path) {
+        Ok(status) => format!("it belongs to {}", Owner::of(&status)),
+        Err(_) => "a directory on the way to it is closed to you".into(),
+    };
+    anyhow!("you may not read {}: {owner}; call nix-build-shell with sudo", path.display())
+}
+
+fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<EnvVars> {
+    // Without NONBLOCK a fifo of that name would keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = openat(directory, ENV_VARS, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::ACCESS | Errno::PERM => cannot_read(path),
+        Errno::LOOP => anyhow!("{} is a symbolic link; stdenv writes a file", path.display()),
+        other => anyhow!("cannot open {}: {other}", path.display()),
+    })?;
+    let status = fstat(&file).with_context(|| format!("cannot look at {}", path.display()))?;
+    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+        bail!("{} is not a regular file; stdenv writes one", path.display());
+    }
+    let size = u64::try_from(status.st_size).unwrap_or(0);
+    if size > ENV_VARS_LIMIT {
+        bail!(
+            "{} has {} MiB, and no environment has more than {} MiB: it is not the file that stdenv writes",
+            path.display(),
+            size >> 20,
+            ENV_VARS_LIMIT >> 20
+        );
+    }
+    let mut text = Vec::with_capacity(size as usize + 1);
+    File::from(file)
+        .take(ENV_VARS_LIMIT)
+        .read_to_end(&mut text)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    EnvVars::parse(&text).map_err(|reason| anyhow!("{} {reason}", path.display()))
+}
+
+/// The file that the build's `SHELL` leads to, which has to be an executable one in the store.
+fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
+    let env_vars = env_vars.display();
+    let Ok(below_store) = shell.strip_prefix(STORE) else {
+        bail!("SHELL in {env_vars} is {shell:?}, which is no path in {STORE}: the sandbox has nothing else");
+    };
+    let Ok(file) = shell.canonicalize() else {
+        let store_path = Path::new(STORE).join(below_store.iter().next().unwrap_or_default());
+        bail!(
+            "SHELL in {env_vars} is {shell:?}, which is not there (any more): «nix-store --realise {}» brings it back if a \
+             substituter has it",
+            store_path.display()
+        );
+    };
+    let store = Path::new(STORE).canonicalize().unwrap_or(STORE.into());
+    if !file.starts_with(&store) {
+        bail!("SHELL in {env_vars} is {shell:?}, which leads out of {STORE}, to {file:?}");
+    }
+    let is_program = stat(&file)
+        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile && is_executable(&status));
+    if !is_program {
+        bail!("SHELL in {env_vars} is {shell:?}, which is no program");
+    }
+    Ok(file)
+}
+
+fn is_executable(status: &Stat) -> bool {
+    Mode::from_raw_mode(status.st_mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
+}
+
+impl AsFd for KeptBuild {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
