@@ -4,6 +4,9 @@
 //! [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs` is the same story in
 //! the program's own words.
 
+pub mod caller;
 pub mod env_vars;
 pub mod kept_build;
 mod owner;
+pub mod plan;
+mod sys;

@@ -1,0 +1,170 @@
+//! One thing that the child does: a system call or a few, with everything they need already in the kernel's form.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+
+use rustix::mount::MountFlags;
+
+use super::{SANDBOX_GID, SANDBOX_UID};
+
+/// Whether a mount can be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing below it can be changed, not even a mode or a time.
+    ReadOnly,
+    /// As the files' own modes allow.
+    ReadWrite,
+}
+
+/// One thing that the child does between `clone3` and the command.
+///
+/// Paths without a leading slash are below the new root, which is the working directory until [`Step::PivotRoot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Be killed when the parent dies: `PR_SET_PDEATHSIG`. Ends at once where the parent is dead already.
+    DieWithParent,
+    /// Wait until the parent has written the id maps; before that the child is nobody and may do nothing.
+    AwaitIdMaps,
+    /// Become the mapped user and group, where the child was cloned as another (under sudo). An unmapped id can create no
+    /// file. Capabilities stay, since id 0 is not mapped.
+    BecomeBuilder,
+    /// Bring `lo` up; the kernel then gives it 127.0.0.1/8 and ::1/128 by itself.
+    RaiseLoopback,
+    /// Set the host name.
+    SetHostName(CString),
+    /// Set the NIS domain name.
+    SetDomainName(CString),
+    /// Make every mount private, so that none of ours reaches the host.
+    MakeMountsPrivate,
+    /// Set the umask.
+    SetUmask(u32),
+    /// Mount a new file system.
+    Mount {
+        /// Its type, such as `tmpfs`.
+        kind: CString,
+        /// Where.
+        target: CString,
+        /// Flags of `mount(2)`.
+        flags: MountFlags,
+        /// Options of the file system's own.
+        options: CString,
+    },
+    /// Show `source`, a file or directory of the host, at `target` too.
+    Bind {
+        /// A path on the host, or below the new root.
+        source: CString,
+        /// Where it appears.
+        target: CString,
+        /// With the mounts below it. A tree with locked mounts can only be bound so.
+        recursive: bool,
+        /// Read-only takes the mounts below it along.
+        access: Access,
+    },
+    /// Make a directory.
+    MakeDirectory {
+        /// Where.
+        path: CString,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Make a file with this content.
+    MakeFile {
+        /// Where.
+        path: CString,
+        /// Its mode.
+        mode: u32,
+        /// All that is in it.
+        content: Vec<u8>,
+    },
+    /// Make a symbolic link.
+    MakeSymlink {
+        /// What it says.
+        link: CString,
+        /// Where.
+        path: CString,
+    },
+    /// Go into a directory.
+    ChangeDirectory(CString),
+    /// Make the working directory the root, and let go of the old one: `pivot_root`, detach, `chroot`.
+    PivotRoot,
+    /// Let a crash leave no core file; the command may raise the limit again, as under Nix.
+    ForbidCoreDumps,
+    /// Set the execution domain: `ADDR_NO_RANDOMIZE`, as Nix does for reproducible builds.
+    SetPersonality(u32),
+    /// Gain no privilege by executing a file, whatever its mode: `PR_SET_NO_NEW_PRIVS`.
+    ForbidNewPrivileges,
+    /// Give every signal its default disposition.
+    ResetSignals,
+    /// Keep our memory, environment and descriptors from the command's eyes: `PR_SET_DUMPABLE`.
+    HideFromCommand,
+    /// Drop every capability that the user namespace gave.
+    DropCapabilities,
+    /// Close every descriptor but standard input, output and error.
+    CloseDescriptors,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DieWithParent => write!(f, "die with the parent process"),
+            Self::AwaitIdMaps => write!(f, "wait for the id maps"),
+            Self::BecomeBuilder => {
+                write!(f, "become user {SANDBOX_UID} and group {SANDBOX_GID}")
+            }
+            Self::RaiseLoopback => write!(f, "bring the network interface lo up"),
+            Self::SetHostName(name) => write!(f, "set the host name to {}", words(name)),
+            Self::SetDomainName(name) => write!(f, "set the domain name to {}", words(name)),
+            Self::MakeMountsPrivate => write!(f, "make every mount private to the sandbox"),
+            Self::SetUmask(mask) => write!(f, "set the umask to {mask:03o}"),
+            Self::Mount { kind, target, options, .. } => {
+                write!(f, "mount a new {} on {}", words(kind), inside(target))?;
+                if !options.is_empty() {
+                    write!(f, " ({})", words(options))?;
+                }
+                Ok(())
+            }
+            Self::Bind { source, target, recursive, access } => {
+                write!(f, "bind {} on {}", inside(source), inside(target))?;
+                if *recursive {
+                    write!(f, " with the mounts below it")?;
+                }
+                match access {
+                    Access::ReadOnly => write!(f, ", read-only"),
+                    Access::ReadWrite => write!(f, ", writable"),
+                }
+            }
+            Self::MakeDirectory { path, mode } => {
+                write!(f, "make the directory {} (mode {mode:04o})", inside(path))
+            }
+            Self::MakeFile { path, mode, content } => {
+                let size = content.len();
+                write!(f, "make the file {} (mode {mode:04o}, {size} bytes)", inside(path))
+            }
+            Self::MakeSymlink { link, path } => {
+                write!(f, "make the link {} to {}", inside(path), words(link))
+            }
+            Self::ChangeDirectory(path) => write!(f, "go to {}", words(path)),
+            Self::PivotRoot => write!(f, "make this the root and let go of the host's"),
+            Self::ForbidCoreDumps => write!(f, "limit core files to 0 bytes"),
+            Self::SetPersonality(persona) => {
+                write!(f, "set the personality to {persona:#x} (no address randomisation)")
+            }
+            Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
+            Self::ResetSignals => write!(f, "reset every signal's disposition"),
+            Self::HideFromCommand => write!(f, "hide our own memory from the command"),
+            Self::DropCapabilities => write!(f, "drop every capability"),
+            Self::CloseDescriptors => write!(f, "close every descriptor but 0, 1 and 2"),
+        }
+    }
+}
+
+/// A name or path as a person reads it.
+fn words(text: &CStr) -> std::borrow::Cow<'_, str> {
+    text.to_string_lossy()
+}
+
+/// A path as the sandbox will see it: one below the new root gets its slash.
+fn inside(path: &CStr) -> String {
+    let path = words(path);
+    if path.starts_with('/') { path.into_owned() } else { format!("sandbox:/{path}") }
+}

@@ -1,0 +1,347 @@
+//! System calls that rustix lacks, one thin safe function each.
+//!
+//! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use linux_raw_sys::general;
+use linux_raw_sys::ioctl::SIOCSIFFLAGS;
+use linux_raw_sys::net::ifreq;
+use rustix::io::{Errno, Result};
+use rustix::process::Signal;
+
+/// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SignalSet(u64);
+
+impl SignalSet {
+    /// No signal.
+    pub const EMPTY: Self = Self(0);
+    /// Every signal; the kernel leaves out SIGKILL and SIGSTOP by itself.
+    pub const ALL: Self = Self(!0);
+
+    /// The set of these signals.
+    pub fn of(signals: &[Signal]) -> Self {
+        Self(signals.iter().fold(0, |bits, signal| bits | (1 << (signal.as_raw() - 1))))
+    }
+}
+
+/// Makes `signals` the blocked signals of this thread and returns those blocked before: [`rt_sigprocmask(2)`] with
+/// `SIG_SETMASK`.
+///
+/// [`rt_sigprocmask(2)`]: https://man7.org/linux/man-pages/man2/sigprocmask.2.html
+pub fn set_blocked_signals(signals: SignalSet) -> Result<SignalSet> {
+    let mut before = SignalSet::EMPTY;
+    // SAFETY: both pointers are to live sets of the size that is given.
+    unsafe {
+        syscall(
+            general::__NR_rt_sigprocmask,
+            [
+                general::SIG_SETMASK as usize,
+                &raw const signals as usize,
+                &raw mut before as usize,
+                size_of::<SignalSet>(),
+                0,
+                0,
+            ],
+        )
+    }?;
+    Ok(before)
+}
+
+/// The kernel's `struct sigaction`, the same on x86_64 and aarch64 but for the restorer that the latter does not use.
+#[repr(C)]
+struct SignalAction {
+    handler: usize,
+    flags: usize,
+    restorer: usize,
+    mask: SignalSet,
+}
+
+/// Gives `signal` its default disposition: [`rt_sigaction(2)`] with `SIG_DFL`.
+///
+/// # Errors
+/// `EINVAL` for a number that is no signal, and for SIGKILL and SIGSTOP.
+///
+/// [`rt_sigaction(2)`]: https://man7.org/linux/man-pages/man2/sigaction.2.html
+pub fn reset_signal(signal: u32) -> Result<()> {
+    let default = SignalAction { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
+    // SAFETY: the action is live and in the kernel's layout, and SIG_DFL calls no code of ours.
+    unsafe {
+        syscall(
+            general::__NR_rt_sigaction,
+            [signal as usize, &raw const default as usize, 0, size_of::<SignalSet>(), 0, 0],
+        )
+    }?;
+    Ok(())
+}
+
+/// Whether this process ignores `signal`, as `nohup` and a shell's background jobs make their children do.
+pub fn ignores_signal(signal: Signal) -> Result<bool> {
+    const SIG_IGN: usize = 1;
+    let mut action = SignalAction { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
+    // SAFETY: the action is live, writable and in the kernel's layout.
+    unsafe {
+        syscall(
+            general::__NR_rt_sigaction,
+            [signal.as_raw() as usize, 0, &raw mut action as usize, size_of::<SignalSet>(), 0, 0],
+        )
+    }?;
+    Ok(action.handler == SIG_IGN)
+}
+
+/// Where a signal came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalOrigin {
+    /// The kernel itself: a key of the terminal, a hang-up. It reached the whole foreground process group.
+    Kernel,
+    /// A process outside this PID namespace.
+    Outside,
+    /// A process of this PID namespace, or a child that changed state.
+    Inside,
+}
+
+/// A signal that was waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedSignal {
+    /// Its number.
+    pub number: i32,
+    /// Where it came from.
+    pub origin: SignalOrigin,
+}
+
+/// Waits for any blocked signal: [`rt_sigtimedwait(2)`] without a timeout.
+///
+/// # Errors
+/// `EINTR` when the process was stopped and continued, or traced.
+///
+/// [`rt_sigtimedwait(2)`]: https://man7.org/linux/man-pages/man2/sigtimedwait.2.html
+pub fn wait_for_signal() -> Result<ReceivedSignal> {
+    // struct siginfo: signo, errno and code lead it in every architecture of ours; then, 8-byte aligned, the sender.
+    const SI_USER: i32 = 0;
+    const SI_KERNEL: i32 = 0x80;
+    let mut info = [0i32; 32];
+    let all = SignalSet::ALL;
+    // SAFETY: the set is live, and `info` has the 128 bytes of the kernel's siginfo_t.
+    let number = unsafe {
+        syscall(
+            general::__NR_rt_sigtimedwait,
+            [&raw const all as usize, &raw mut info as usize, 0, size_of::<SignalSet>(), 0, 0],
+        )
+    }?;
+    let [_, _, code, _, sender, ..] = info;
+    let origin = match (code, sender) {
+        (SI_KERNEL, _) => SignalOrigin::Kernel,
+        (SI_USER, 0) => SignalOrigin::Outside,
+        _ => SignalOrigin::Inside,
+    };
+    Ok(ReceivedSignal { number: number as i32, origin })
+}
+
+/// A descriptor that becomes readable when one of `signals`, which must be blocked, arrives: [`signalfd(2)`], non-blocking.
+///
+/// [`signalfd(2)`]: https://man7.org/linux/man-pages/man2/signalfd.2.html
+pub fn signalfd(signals: SignalSet) -> Result<OwnedFd> {
+    // SAFETY: the set is live and of the size that is given.
+    let fd = unsafe {
+        syscall(
+            general::__NR_signalfd4,
+            [
+                usize::MAX,
+                &raw const signals as usize,
+                size_of::<SignalSet>(),
+                (general::O_CLOEXEC | general::O_NONBLOCK) as usize,
+                0,
+                0,
+            ],
+        )
+    }?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Closes the descriptors from `first` to `last`, both included, that are open: [`close_range(2)`].
+///
+/// # Safety
+/// Nothing may use a descriptor of the range afterwards, nor close it again.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+///
+/// [`close_range(2)`]: https://man7.org/linux/man-pages/man2/close_range.2.html
+pub unsafe fn close_range(first: u32, last: u32) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: no pointer is given; the caller answers for the descriptors.
+    unsafe { syscall(general::__NR_close_range, [first as usize, last as usize, 0, 0, 0, 0]) }?;
+    Ok(())
+}
+
+/// No address space randomisation: a flag of [`set_personality`], which linux-raw-sys does not have.
+pub const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
+
+/// Sets the execution domain and its flags, such as `ADDR_NO_RANDOMIZE`: [`personality(2)`].
+///
+/// [`personality(2)`]: https://man7.org/linux/man-pages/man2/personality.2.html
+pub fn set_personality(persona: u32) -> Result<()> {
+    // SAFETY: no pointer is given.
+    unsafe { syscall(general::__NR_personality, [persona as usize, 0, 0, 0, 0, 0]) }?;
+    Ok(())
+}
+
+/// Makes the mount at `target`, and with `recursive` every mount below it, read-only: [`mount_setattr(2)`].
+///
+/// Unlike a remount it names no other flag, so flags that a less privileged mount namespace has locked stay as they are.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.12; `EINVAL` where `target` is not the root of a mount.
+///
+/// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
+pub fn make_mount_read_only(target: &CStr, recursive: bool) -> Result<()> {
+    let attributes = general::mount_attr {
+        attr_set: u64::from(general::MOUNT_ATTR_RDONLY),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = if recursive { general::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path ends in a NUL byte and the attributes are live and of the size that is given.
+    unsafe {
+        syscall(
+            general::__NR_mount_setattr,
+            [
+                general::AT_FDCWD as usize,
+                target.as_ptr() as usize,
+                flags as usize,
+                &raw const attributes as usize,
+                size_of::<general::mount_attr>(),
+                0,
+            ],
+        )
+    }?;
+    Ok(())
+}
+
+/// Sets the flags (`IFF_UP` and so on) of the network interface `name`: `SIOCSIFFLAGS` of [`netdevice(7)`].
+///
+/// # Errors
+/// `ENAMETOOLONG` for a name of more than 15 bytes, `ENODEV` where there is no such interface, `EPERM` without
+/// `CAP_NET_ADMIN` over the socket's network namespace.
+///
+/// [`netdevice(7)`]: https://man7.org/linux/man-pages/man7/netdevice.7.html
+pub fn set_interface_flags(socket: BorrowedFd<'_>, name: &CStr, flags: u16) -> Result<()> {
+    // SAFETY: all fields are integers, addresses or unions of those: zero is a value of each.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the union's members all start at its first byte; as bytes it can always be written.
+    let name_field = unsafe { &mut request.ifr_ifrn.ifrn_name };
+    let bytes = name.to_bytes();
+    if bytes.len() >= name_field.len() {
+        return Err(Errno::NAMETOOLONG);
+    }
+    for (to, from) in name_field.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as std::ffi::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags.cast_signed();
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which is live.
+    unsafe {
+        syscall(
+            general::__NR_ioctl,
+            [socket.as_fd().as_raw_fd() as usize, SIOCSIFFLAGS as usize, &raw const request as usize, 0, 0, 0],
+        )
+    }?;
+    Ok(())
+}
+
+/// Executes `path` in place of this process: [`execve(2)`]. Returns only when it could not.
+///
+/// # Safety
+/// `argv` and `envp` must point to arrays of pointers to NUL-terminated strings, each array ended by a null pointer.
+///
+/// [`execve(2)`]: https://man7.org/linux/man-pages/man2/execve.2.html
+pub unsafe fn execve(path: &CStr, argv: *const *const u8, envp: *const *const u8) -> Errno {
+    // SAFETY: `path` ends in a NUL byte; the caller answers for the arrays.
+    let result =
+        unsafe { syscall(general::__NR_execve, [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0]) };
+    result.err().unwrap_or(Errno::IO)
+}
+
+/// Ends this process at once, with no destructor and no buffer written: [`exit_group(2)`].
+///
+/// [`exit_group(2)`]: https://man7.org/linux/man-pages/man2/exit_group.2.html
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: no pointer is given. The call does not return; the loop tells the compiler so.
+        let _ = unsafe { syscall(general::__NR_exit_group, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Makes a system call with up to six arguments, with nothing between us and the kernel.
+///
+/// # Safety
+/// As the system call demands of its arguments.
+#[cfg(target_arch = "x86_64")]
+unsafe fn syscall(number: u32, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the kernel's calling convention: number in rax, arguments in rdi, rsi, rdx, r10, r8 and r9; rcx and r11 are
+    // overwritten. The caller answers for what the call does to memory.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number as usize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    to_result(result)
+}
+
+/// Makes a system call with up to six arguments, with nothing between us and the kernel.
+///
+/// # Safety
+/// As the system call demands of its arguments.
+#[cfg(target_arch = "aarch64")]
+unsafe fn syscall(number: u32, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the kernel's calling convention: number in x8, arguments in x0 to x5, the answer in x0. The caller answers for
+    // what the call does to memory.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            in("x8") number as usize,
+            inlateout("x0") a => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack)
+        );
+    }
+    to_result(result)
+}
+
+/// The kernel answers an error as its negative number, down to -4095.
+pub(crate) fn to_result(answer: isize) -> Result<usize> {
+    match answer {
+        -4095..=-1 => Err(Errno::from_raw_os_error(-(answer as i32))),
+        _ => Ok(answer.cast_unsigned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_below_zero_is_an_errno_and_an_address_is_not() {
+        assert_eq!(to_result(-1), Err(Errno::PERM));
+        assert_eq!(to_result(-38), Err(Errno::NOSYS));
+        assert_eq!(to_result(0), Ok(0));
+        assert_eq!(to_result(-4096), Ok(usize::MAX - 4095));
+    }
+
+    #[test]
+    fn a_signal_set_has_bit_n_minus_one_for_signal_n() {
+        assert_eq!(SignalSet::of(&[Signal::HUP, Signal::TERM]), SignalSet(0x4001));
+    }
+}
