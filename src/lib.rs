@@ -9,4 +9,5 @@ pub mod env_vars;
 pub mod kept_build;
 mod owner;
 pub mod plan;
+pub mod sandbox;
 mod sys;

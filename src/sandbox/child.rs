@@ -1,0 +1,320 @@
+//! The child's half: obeys the plan, executes the command and stays as the sandbox's first process.
+//!
+//! It runs on a copy of the parent's memory in which only this thread exists. So it makes system calls and nothing else: no
+//! allocation, no formatting, no lock, no panic, no libc, no destructor of the standard library. `tests/child_rules.rs` aborts
+//! the child at its first allocation.
+
+use std::ffi::{CStr, CString, c_void};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::ptr;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::{Errno, Result};
+use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
+use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
+
+use super::clone3;
+use super::loopback;
+use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
+use crate::sys::{self, SignalOrigin, SignalSet};
+
+/// Room for the few frames between `clone3` and `execve`.
+const COMMAND_STACK: usize = 16 << 10;
+
+/// Exit status of a child that could not start; the parent knows more from the report.
+const FAILED: i32 = 125;
+
+/// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`.
+pub(super) struct Task<'a> {
+    steps: &'a [Step],
+    program: &'a CStr,
+    argv: Vec<*const u8>,
+    envp: Vec<*const u8>,
+    channel: RawFd,
+    parents_channel: RawFd,
+    stack: Vec<u8>,
+}
+
+impl<'a> Task<'a> {
+    /// The task to carry out `plan`, talking to the parent through the descriptor `channel`, whose other end the child also
+    /// inherits, as `parents_channel`.
+    pub(super) fn new(plan: &'a Plan, channel: RawFd, parents_channel: RawFd) -> Self {
+        let Command { program, arguments, environment } = &plan.command;
+        Self {
+            steps: &plan.steps,
+            program,
+            argv: null_terminated(arguments),
+            envp: null_terminated(environment),
+            channel,
+            parents_channel,
+            stack: vec![0; COMMAND_STACK],
+        }
+    }
+}
+
+fn null_terminated(strings: &[CString]) -> Vec<*const u8> {
+    let pointers = strings.iter().map(|string| string.as_ptr().cast());
+    pointers.chain([ptr::null()]).collect()
+}
+
+/// Where the child failed and what the kernel said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// The number of the step; the number of steps for the execution of the command.
+    pub step: usize,
+    /// The kernel's answer.
+    pub errno: Errno,
+}
+
+impl Report {
+    /// Bytes of a report in the channel.
+    pub(super) const SIZE: usize = 8;
+
+    /// As it goes through the channel.
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let step = (self.step as u64) << 32;
+        let errno = u64::from(self.errno.raw_os_error().cast_unsigned());
+        (step | errno).to_ne_bytes()
+    }
+
+    /// As it came through the channel.
+    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let both = u64::from_ne_bytes(bytes);
+        Self { step: (both >> 32) as usize, errno: Errno::from_raw_os_error(both as i32) }
+    }
+}
+
+/// The child's first and only function; `argument` is its [`Task`].
+pub(super) extern "C" fn main(argument: *mut c_void) -> ! {
+    // SAFETY: the parent passed a task, which lives on in the child's copy of the parent's memory; nobody else is here.
+    let task = unsafe { &mut *argument.cast::<Task>() };
+    // SAFETY: the child has no use for its copy of the parent's end, and must not keep it open: its end of file tells that the
+    // parent is gone.
+    unsafe { rustix::io::close(task.parents_channel) };
+    let command = match set_up(task) {
+        Ok(command) => command,
+        Err(report) => {
+            // SAFETY: the channel is open for as long as this process lives.
+            let channel = unsafe { BorrowedFd::borrow_raw(task.channel) };
+            // If nobody hears it, nobody is there to act on it.
+            let _ = send(channel, &report.to_bytes(), SendFlags::NOSIGNAL);
+            sys::exit(FAILED);
+        }
+    };
+    // SAFETY: nothing uses the channel any more; that it closes tells the parent that the command runs.
+    unsafe { rustix::io::close(task.channel) };
+    serve_as_init(command)
+}
+
+fn set_up(task: &mut Task<'_>) -> std::result::Result<Pid, Report> {
+    for (step, what) in task.steps.iter().enumerate() {
+        apply(what, task.channel).map_err(|errno| Report { step, errno })?;
+    }
+    execute(task).map_err(|errno| Report { step: task.steps.len(), errno })
+}
+
+fn apply(step: &Step, channel: RawFd) -> Result<()> {
+    // SAFETY: the channel stays open until the command runs.
+    let parent = unsafe { BorrowedFd::borrow_raw(channel) };
+    match step {
+        Step::DieWithParent => die_with_parent(parent),
+        Step::AwaitIdMaps => await_id_maps(parent),
+        Step::BecomeBuilder => become_builder(),
+        Step::RaiseLoopback => loopback::raise(),
+        Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
+        Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
+        Step::MakeMountsPrivate => {
+            mount::mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        }
+        Step::SetUmask(mask) => {
+            process::umask(Mode::from_raw_mode(*mask));
+            Ok(())
+        }
+        Step::Mount { kind, target, flags, options } => {
+            mount::mount(kind.as_c_str(), target.as_c_str(), kind.as_c_str(), *flags, options.as_c_str())
+        }
+        Step::Bind { source, target, recursive, access } => bind(source, target, *recursive, *access),
+        Step::MakeDirectory { path, mode } => rustix::fs::mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode)),
+        Step::MakeFile { path, mode, content } => make_file(path, Mode::from_raw_mode(*mode), content),
+        Step::MakeSymlink { link, path } => rustix::fs::symlinkat(link.as_c_str(), CWD, path.as_c_str()),
+        Step::ChangeDirectory(path) => process::chdir(path.as_c_str()),
+        Step::PivotRoot => pivot_root(),
+        Step::ForbidCoreDumps => {
+            let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
+            setrlimit(Resource::Core, limit)
+        }
+        Step::SetPersonality(persona) => sys::set_personality(*persona),
+        Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
+        Step::ResetSignals => reset_signals(),
+        Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
+        Step::DropCapabilities => drop_capabilities(),
+        Step::CloseDescriptors => close_descriptors(channel),
+    }
+}
+
+/// The parent may have died before the signal was asked for: then the channel is at its end.
+fn die_with_parent(parent: BorrowedFd<'_>) -> Result<()> {
+    process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    match recv(parent, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => sys::exit(FAILED),
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn await_id_maps(parent: BorrowedFd<'_>) -> Result<()> {
+    loop {
+        match recv(parent, &mut [0; 1], RecvFlags::empty()) {
+            Ok((0, _)) => sys::exit(FAILED),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn become_builder() -> Result<()> {
+    let gid = Gid::from_raw(SANDBOX_GID);
+    thread::set_thread_res_gid(gid, gid, gid)?;
+    let uid = Uid::from_raw(SANDBOX_UID);
+    thread::set_thread_res_uid(uid, uid, uid)
+}
+
+fn bind(source: &CStr, target: &CStr, recursive: bool, access: Access) -> Result<()> {
+    if recursive {
+        mount::mount_bind_recursive(source, target)?;
+    } else {
+        mount::mount_bind(source, target)?;
+    }
+    match access {
+        Access::ReadWrite => Ok(()),
+        Access::ReadOnly => sys::make_mount_read_only(target, recursive),
+    }
+}
+
+fn make_file(path: &CStr, mode: Mode, content: &[u8]) -> Result<()> {
+    if content.is_empty() {
+        return rustix::fs::mknodat(CWD, path, FileType::RegularFile, mode, 0);
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, mode)?;
+    // The files are small and on a tmpfs: a write that is not whole has no room.
+    let written = rustix::io::write(&file, content);
+    // Dropping the descriptor would call libc.
+    let raw = file.into_raw_fd();
+    // SAFETY: nobody else has this descriptor.
+    unsafe { rustix::io::close(raw) };
+    if written? == content.len() { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+/// The working directory becomes the root; the old root, then on top of it, is detached; `chroot` makes the change whole.
+fn pivot_root() -> Result<()> {
+    process::pivot_root(c".", c".")?;
+    mount::unmount(c".", UnmountFlags::DETACH)?;
+    process::chroot(c".")
+}
+
+/// From here on every signal waits for the init to take it; the command starts with all of them unblocked.
+fn reset_signals() -> Result<()> {
+    sys::set_blocked_signals(SignalSet::ALL)?;
+    for signal in 1..=64 {
+        match sys::reset_signal(signal) {
+            // SIGKILL and SIGSTOP are always at their default.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn drop_capabilities() -> Result<()> {
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    thread::set_capabilities(None, sets)
+}
+
+fn close_descriptors(channel: RawFd) -> Result<()> {
+    let channel = channel.cast_unsigned();
+    // SAFETY: the child uses no descriptor but the standard ones and the channel.
+    unsafe { sys::close_range(3, channel.saturating_sub(1)) }?;
+    // SAFETY: as above.
+    unsafe { sys::close_range(channel.saturating_add(1), u32::MAX) }
+}
+
+/// What the process that becomes the command needs, and what it answers if it cannot.
+struct Execution<'a> {
+    program: &'a CStr,
+    argv: *const *const u8,
+    envp: *const *const u8,
+    failure: Option<Errno>,
+}
+
+/// Executes the command in a new process, which shares this one's memory until then.
+fn execute(task: &mut Task<'_>) -> Result<Pid> {
+    let mut execution =
+        Execution { program: task.program, argv: task.argv.as_ptr(), envp: task.envp.as_ptr(), failure: None };
+    let argument = (&raw mut execution).cast();
+    // SAFETY: `become_command` makes system calls only. `execution` outlives it, since this thread waits until it has
+    // executed the command or ended.
+    let pid = unsafe { clone3::spawn_sharing_memory(&mut task.stack, become_command, argument) }?;
+    // SAFETY: `execution` is live; the read is volatile since another process wrote it.
+    match unsafe { ptr::read_volatile(&raw const execution.failure) } {
+        Some(errno) => Err(errno),
+        None => Ok(pid),
+    }
+}
+
+extern "C" fn become_command(argument: *mut c_void) -> ! {
+    // SAFETY: `execute` passed an `Execution`, waits, and touches it only afterwards.
+    let execution = unsafe { &mut *argument.cast::<Execution>() };
+    let errno = match sys::set_blocked_signals(SignalSet::EMPTY) {
+        // SAFETY: the parent made both arrays, null-terminated, of strings that live as long as the plan.
+        Ok(_) => unsafe { sys::execve(execution.program, execution.argv, execution.envp) },
+        Err(errno) => errno,
+    };
+    execution.failure = Some(errno);
+    sys::exit(FAILED)
+}
+
+/// PID 1 of the sandbox: passes on what the parent signals, reaps what the command leaves, and ends with the command, whereupon
+/// the kernel kills whatever else is in the namespace.
+fn serve_as_init(command: Pid) -> ! {
+    loop {
+        let Ok(received) = sys::wait_for_signal() else {
+            continue;
+        };
+        if received.number == Signal::CHILD.as_raw() {
+            if let Some(status) = reap(command) {
+                sys::exit(status);
+            }
+        } else if received.origin == SignalOrigin::Outside {
+            // What the kernel sends, for a key of the terminal, has reached the command as it reached us; and the command
+            // itself has no business with PID 1.
+            if let Some(signal) = Signal::from_named_raw(received.number) {
+                // It may have ended in this moment; SIGCHLD tells.
+                let _ = process::kill_process(command, signal);
+            }
+        }
+    }
+}
+
+/// Reaps every process that has ended; the exit status of `command` once it is among them, 128+n for signal n.
+fn reap(command: Pid) -> Option<i32> {
+    let mut outcome = None;
+    while let Ok(Some((pid, status))) = wait_for_any() {
+        if pid == command {
+            outcome = status;
+        }
+    }
+    outcome
+}
+
+fn wait_for_any() -> Result<Option<(Pid, Option<i32>)>> {
+    let found = process::wait(WaitOptions::NOHANG)?;
+    Ok(found.map(|(pid, status)| {
+        let by_signal = status.terminating_signal().map(|signal| 128 + signal);
+        (pid, status.exit_status().or(by_signal))
+    }))
+}

@@ -1,0 +1,154 @@
+//! [`clone3(2)`]: the only way in which this program makes a process.
+//!
+//! One call creates the child inside all its new namespaces and returns a pidfd. There is no libc at-fork handler between,
+//! and no helper process. rustix does not wrap it, so the call is made here for x86_64 and aarch64.
+//!
+//! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
+
+use std::ffi::c_void;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use linux_raw_sys::general::{self, clone_args};
+use rustix::io::Result;
+use rustix::process::{Pid, Signal};
+
+use crate::plan::Namespaces;
+use crate::sys::to_result;
+
+/// A child process and the descriptor to wait for it.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number in our PID namespace.
+    pub pid: Pid,
+    /// Refers to this very process, never to another that got its number.
+    pub pidfd: OwnedFd,
+}
+
+/// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back.
+///
+/// # Safety
+/// Of all threads of this process only the calling one exists in the child: `main` may not allocate, take a lock or call
+/// libc, since a lock that another thread held at this moment is never released there.
+///
+/// # Errors
+/// `EPERM` and `ENOSPC` where the machine refuses namespaces, `ENOSYS` before Linux 5.3 and in some containers, `EAGAIN` at
+/// the limit of processes.
+pub unsafe fn spawn_in(
+    namespaces: Namespaces,
+    main: extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> Result<Child> {
+    let mut pidfd = -1i32;
+    let arguments = clone_args {
+        flags: namespaces.bits() | u64::from(general::CLONE_PIDFD),
+        pidfd: &raw mut pidfd as u64,
+        ..no_arguments()
+    };
+    // SAFETY: without CLONE_VM the child has its own copy of the stack, so the same stack pointer serves both; the caller
+    // answers for `main`.
+    let pid = unsafe { clone3(&arguments, main, argument) }?;
+    // SAFETY: the kernel stored a new descriptor there, for us alone.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
+}
+
+/// Creates a child that shares this process's memory and runs `main` on `stack`, while this thread stands still until the
+/// child has executed a program or ended, as [`vfork(2)`] does: no page table is copied.
+///
+/// # Safety
+/// As for [`spawn_in`]; what `main` writes is seen here afterwards.
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`.
+///
+/// [`vfork(2)`]: https://man7.org/linux/man-pages/man2/vfork.2.html
+pub unsafe fn spawn_sharing_memory(
+    stack: &mut [u8],
+    main: extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> Result<Pid> {
+    // The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
+    let base = stack.as_mut_ptr() as usize;
+    let aligned = (base + 15) & !15;
+    let size = (stack.len() - (aligned - base)) & !15;
+    let arguments = clone_args {
+        flags: u64::from(general::CLONE_VM | general::CLONE_VFORK),
+        stack: aligned as u64,
+        stack_size: size as u64,
+        ..no_arguments()
+    };
+    // SAFETY: the stack is ours, aligned, and not used by anyone while this thread waits; the caller answers for `main`.
+    unsafe { clone3(&arguments, main, argument) }
+}
+
+fn no_arguments() -> clone_args {
+    clone_args {
+        flags: 0,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: Signal::CHILD.as_raw() as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    }
+}
+
+/// The call itself. In the child nothing of this function's frame is used again: it calls `main` at once.
+///
+/// # Safety
+/// As for [`spawn_in`]; a stack in `arguments` must be valid.
+unsafe fn clone3(arguments: &clone_args, main: extern "C" fn(*mut c_void) -> !, argument: *mut c_void) -> Result<Pid> {
+    let answer: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: clone3 in the kernel's calling convention. The child goes on with the same registers, but for rax, rcx and r11,
+    // and perhaps a new stack; r12 and r13 hold the function and its argument there. A frame pointer of zero ends a
+    // debugger's walk. `main` does not return.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "and rsp, -16",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") general::__NR_clone3 as usize => answer,
+            in("rdi") arguments,
+            in("rsi") size_of::<clone_args>(),
+            in("r12") main,
+            in("r13") argument,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: clone3 in the kernel's calling convention: number in x8, arguments in x0 and x1, the answer in x0. The child goes
+    // on with the same registers, but for x0, and perhaps a new stack, which is 16-byte aligned as the ABI keeps it; x20
+    // and x21 hold the function and its argument there. A frame pointer and link register of zero end a debugger's walk.
+    // `main` does not return.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk 1",
+            "2:",
+            in("x8") general::__NR_clone3 as usize,
+            inlateout("x0") arguments => answer,
+            in("x1") size_of::<clone_args>(),
+            in("x20") main,
+            in("x21") argument,
+        );
+    }
+    let pid = to_result(answer)?;
+    // SAFETY: the kernel's answer above zero is the number of a process.
+    Ok(unsafe { Pid::from_raw_unchecked(pid as i32) })
+}

@@ -1,0 +1,31 @@
+//! Writes a child's id maps, as Nix's own startChild does: `uid_map`, `setgroups`, `gid_map`, one write each.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+
+use crate::plan::Plan;
+
+/// Maps the one user and the one group of `plan` in the user namespace of the child `pid`; see [`user_namespaces(7)`].
+///
+/// # Errors
+/// The kernel's refusal, as where the caller is himself not mapped in the namespace around him.
+///
+/// [`user_namespaces(7)`]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
+pub(super) fn write(pid: Pid, plan: &Plan) -> Result<()> {
+    write_file(pid, "uid_map", &plan.uid_map.to_string())?;
+    // Without root's rights the kernel takes a group map only from whom has given up setgroups(2).
+    write_file(pid, "setgroups", "deny")?;
+    write_file(pid, "gid_map", &plan.gid_map.to_string())
+}
+
+fn write_file(pid: Pid, name: &str, content: &str) -> Result<()> {
+    let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .with_context(|| format!("cannot write «{content}» to {path}, the sandbox's map of ids"))
+}

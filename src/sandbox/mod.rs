@@ -1,0 +1,116 @@
+//! Starts a sandbox: the parent's half. It decides and explains; the child only obeys.
+
+mod child;
+pub mod clone3;
+mod id_map;
+mod loopback;
+mod refusal;
+
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::thread::set_thread_groups;
+
+use self::child::{Report, Task};
+use self::clone3::Child;
+use crate::plan::Plan;
+
+/// A sandbox whose command runs. Dropping it kills every process in it.
+#[derive(Debug)]
+pub struct Sandbox {
+    init: Child,
+    reaped: bool,
+}
+
+/// Creates the processes that `plan` describes and returns when the command has been executed.
+///
+/// # Errors
+/// One sentence that names the step, the kernel's answer, the likely cause and the remedy. Nothing is left then.
+pub fn start(plan: &Plan) -> Result<Sandbox> {
+    drop_supplementary_groups()?;
+    let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context("cannot make a socket to talk to the sandbox")?;
+    let mut task = Task::new(plan, childs.as_raw_fd(), ours.as_raw_fd());
+    let argument: *mut c_void = (&raw mut task).cast();
+    // SAFETY: `child::main` follows the rules of the child: it makes system calls on what `task` holds and nothing else. The
+    // child has its own copy of `task`, whatever we do with ours.
+    let init = unsafe { clone3::spawn_in(plan.namespaces, child::main, argument) }.map_err(refusal::of_namespaces)?;
+    // From here on dropping the sandbox ends the child.
+    let sandbox = Sandbox { init, reaped: false };
+    drop(childs);
+    id_map::write(sandbox.init.pid, plan)?;
+    send(&ours, &[0], SendFlags::NOSIGNAL).context("cannot talk to the sandbox")?;
+    match read_report(&ours)? {
+        None => Ok(sandbox),
+        Some(report) => Err(refusal::of_step(plan, report)),
+    }
+}
+
+/// The caller's other groups give no right in a build. Only root may drop them; the README says what others see.
+fn drop_supplementary_groups() -> Result<()> {
+    match set_thread_groups(&[]) {
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno).context("cannot drop the supplementary groups"),
+    }
+}
+
+/// What the child reported: nothing but the end of the channel once it has executed the command.
+fn read_report(channel: &OwnedFd) -> Result<Option<Report>> {
+    let mut bytes = [0; Report::SIZE];
+    let (length, _) =
+        retry_on_intr(|| recv(channel, &mut bytes, RecvFlags::empty())).context("cannot hear from the sandbox")?;
+    Ok((length != 0).then(|| Report::from_bytes(bytes)))
+}
+
+impl Sandbox {
+    /// A descriptor that becomes readable when the sandbox has ended.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.init.pidfd
+    }
+
+    /// Sends `signal` to the command, through the sandbox's first process.
+    ///
+    /// # Errors
+    /// None when the sandbox has ended already.
+    pub fn send_signal(&self, signal: Signal) -> Result<()> {
+        match pidfd_send_signal(&self.init.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).context("cannot send a signal to the sandbox"),
+        }
+    }
+
+    /// Waits until the command, and with it every process of the sandbox, has ended. Returns its exit status, or 128+n when
+    /// the signal n ended it.
+    pub fn wait(mut self) -> Result<u8> {
+        let status = self.reap()?.context("the sandbox ended without a status")?;
+        let code = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 255,
+        };
+        Ok(code as u8)
+    }
+
+    fn reap(&mut self) -> Result<Option<WaitIdStatus>> {
+        use std::os::fd::AsFd;
+        let pidfd = WaitId::PidFd(self.init.pidfd.as_fd());
+        let status =
+            retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).context("cannot wait for the sandbox")?;
+        self.reaped = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // Errors would only say that it has ended; there is nobody to tell.
+            let _ = pidfd_send_signal(&self.init.pidfd, Signal::KILL);
+            let _ = self.reap();
+        }
+    }
+}
