@@ -10,4 +10,5 @@ pub mod kept_build;
 mod owner;
 pub mod plan;
 pub mod sandbox;
+pub mod scratch;
 mod sys;

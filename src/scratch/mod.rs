@@ -1,0 +1,233 @@
+//! The private, writable directory of one sandbox: the copy of the kept build directory, and its removal.
+//!
+//! A scratch directory is locked for as long as the program that made it lives, so that a later run can tell one that a SIGKILL
+//! left behind from one in use.
+
+mod copy;
+mod file_copy;
+mod remove;
+
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, fchown, flock, fstat, fstatvfs, mkdirat,
+    openat, statat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
+use crate::caller::Caller;
+use crate::kept_build::KeptBuild;
+use crate::plan::HostDirectories;
+
+/// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
+const PREFIX: &str = ".nix-build-shell-scratch-";
+/// How many random characters follow.
+const RANDOM_CHARACTERS: usize = 12;
+
+/// The empty directory in it for the sandbox's root to be mounted on.
+const NEW_ROOT: &str = "root";
+/// The copy of the kept build directory in it.
+const BUILD: &str = "build";
+
+fn directories_in(scratch: &Path) -> HostDirectories {
+    HostDirectories { new_root: scratch.join(NEW_ROOT), build: scratch.join(BUILD) }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A scratch directory, removed with all that is in it when this value goes.
+#[derive(Debug)]
+pub struct Scratch {
+    parent: OwnedFd,
+    path: PathBuf,
+    /// Open, and locked with `flock(2)`.
+    handle: OwnedFd,
+    directories: HostDirectories,
+    removed: bool,
+}
+
+impl Scratch {
+    /// Where the caller wants temporary files: `TMPDIR`, or `/tmp`.
+    pub fn default_parent() -> PathBuf {
+        std::env::temp_dir()
+    }
+
+    /// What a plan calls the directories of a scratch directory that is not made: for `--dry-run`.
+    pub fn example_directories(parent: &Path) -> HostDirectories {
+        directories_in(&parent.join(format!("{PREFIX}{}", "X".repeat(RANDOM_CHARACTERS))))
+    }
+
+    /// Makes a scratch directory below `parent` for the copy of `kept`. Nobody but its owner may enter it.
+    ///
+    /// # Errors
+    /// Where `parent` is missing, full, not writable, inside the kept directory, or mounted so that no program there may run.
+    pub fn create(parent: &Path, kept: &KeptBuild) -> Result<Self> {
+        let parent = parent.canonicalize().map_err(|error| {
+            anyhow!("there is no directory {} for the scratch copy ({error}); {SET_TMPDIR}", parent.display())
+        })?;
+        if kept.directory.canonicalize().is_ok_and(|kept| parent.starts_with(kept)) {
+            bail!("{} is inside the kept build directory, which stays untouched; {SET_TMPDIR}", parent.display());
+        }
+        let parent_handle = openat(CWD, &parent, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot open {}, the place for the scratch copy", parent.display()))?;
+        let mount = fstatvfs(&parent_handle).with_context(|| format!("cannot look at {}", parent.display()))?;
+        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            bail!(
+                "{} is mounted noexec, so the build's own programs could not run in a copy there; {SET_TMPDIR}",
+                parent.display()
+            );
+        }
+        let (path, handle) = make_locked(&parent, &parent_handle)?;
+        let scratch = Self { parent: parent_handle, directories: directories_in(&path), path, handle, removed: false };
+        for name in [NEW_ROOT, BUILD] {
+            mkdirat(&scratch.handle, name, Mode::RWXU)
+                .map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
+        }
+        Ok(scratch)
+    }
+
+    /// The directories that a [`Plan`](crate::plan::Plan) needs.
+    pub fn directories(&self) -> &HostDirectories {
+        &self.directories
+    }
+
+    /// Copies all of `kept` into the scratch directory, for `caller`, as `cp -a` would, but owned by him.
+    ///
+    /// # Errors
+    /// The first file that cannot be copied, by name; no room; or what `check_interrupt` answers.
+    pub fn copy_build(
+        &self,
+        kept: &KeptBuild,
+        caller: &Caller,
+        unreadable: Unreadable,
+        check_interrupt: CheckInterrupt<'_>,
+    ) -> Result<CopySummary> {
+        let target = openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")?;
+        let summary =
+            copy::copy_tree(kept, target, caller, unreadable, check_interrupt).map_err(|failure| match failure {
+                copy::Failure::NoRoom(errno) => self.no_room_or(errno, "write the copy of the build directory"),
+                copy::Failure::Other(error) => error,
+            })?;
+        if caller.must_change_ids() {
+            // Only now: while root copies, nobody else may reach what it copies into.
+            let root =
+                openat(&self.handle, NEW_ROOT, DIRECTORY, Mode::empty()).context("cannot open the scratch root")?;
+            for directory in [&root, &self.handle] {
+                fchown(directory, Some(caller.uid), Some(caller.gid))
+                    .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))?;
+            }
+        }
+        Ok(summary)
+    }
+
+    /// Removes the directory and all that is in it.
+    ///
+    /// # Errors
+    /// What could not be removed; a later run tries again.
+    pub fn remove(mut self) -> Result<()> {
+        self.remove_now()
+    }
+
+    fn remove_now(&mut self) -> Result<()> {
+        self.removed = true;
+        let name = self.path.file_name().context("a scratch directory has a name")?;
+        remove::remove_tree(&self.parent, name, &self.handle).with_context(|| {
+            format!("cannot remove the scratch directory {}; a later run will try again", self.path.display())
+        })?;
+        self.sweep();
+        Ok(())
+    }
+
+    /// Removes the other scratch directories of the caller's beside this one that no living program holds.
+    ///
+    /// At the end of a run nobody waits for it. What resists is left to a later run.
+    fn sweep(&self) {
+        let Ok(entries) = Dir::read_from(&self.parent) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_bytes();
+            if name.len() == PREFIX.len() + RANDOM_CHARACTERS && name.starts_with(PREFIX.as_bytes()) {
+                let _ = remove_abandoned(&self.parent, OsStr::from_bytes(name));
+            }
+        }
+    }
+
+    fn no_room_or(&self, errno: Errno, what: &str) -> anyhow::Error {
+        let parent = self.path.parent().unwrap_or(&self.path).display();
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => {
+                anyhow!(
+                    "no space left in {parent} for the copy of the build directory: free some there, or {SET_TMPDIR}"
+                )
+            }
+            other => anyhow!("cannot {what} in {parent}: {other}; {SET_TMPDIR}"),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.removed {
+            // An error is under way already; what stays, a later run removes.
+            let _ = self.remove_now();
+        }
+    }
+}
+
+const SET_TMPDIR: &str = "set TMPDIR to another directory";
+
+/// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one: then another.
+fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, OwnedFd)> {
+    loop {
+        let path = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .rand_bytes(RANDOM_CHARACTERS)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(parent)
+            .map_err(|error| anyhow!("cannot make a scratch directory in {}: {error}; {SET_TMPDIR}", parent.display()))?
+            .keep();
+        let name = path.file_name().unwrap_or_default();
+        let Ok(handle) = openat(parent_handle, name, DIRECTORY, Mode::empty()) else {
+            continue;
+        };
+        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_still_there(parent_handle, name, &handle) => return Ok((path, handle)),
+            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => {
+                let _ = std::fs::remove_dir(&path);
+                return Err(errno)
+                    .with_context(|| format!("cannot lock a scratch directory in {}; {SET_TMPDIR}", parent.display()));
+            }
+        }
+    }
+}
+
+fn is_still_there(parent: &OwnedFd, name: &OsStr, handle: &OwnedFd) -> bool {
+    match (statat(parent, name, AtFlags::SYMLINK_NOFOLLOW), fstat(handle)) {
+        (Ok(named), Ok(opened)) => (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino),
+        _ => false,
+    }
+}
+
+/// Removes the scratch directory `name` if it is the caller's and nobody holds its lock.
+fn remove_abandoned(parent: &OwnedFd, name: &OsStr) -> Result<()> {
+    let handle = openat(parent, name, DIRECTORY, Mode::empty())?;
+    let owner = fstat(&handle)?.st_uid;
+    let caller = Caller::current().uid;
+    if owner != geteuid().as_raw() && owner != caller.as_raw() {
+        return Ok(());
+    }
+    if flock(&handle, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    remove::remove_tree(parent, name, &handle)
+}

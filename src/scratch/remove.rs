@@ -1,0 +1,158 @@
+//! Removes a directory tree that untrusted code has filled.
+//!
+//! Everything is reached by directory descriptor and no symbolic link is followed. Directories may lack every permission, and
+//! may be nested so deeply that neither a path nor a descriptor for each level would do.
+
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+/// Directories open at once; what is nested deeper is moved up first.
+const MOST_OPEN: usize = 64;
+
+/// Removes `name` in `parent`, whose open directory is `top`, and all below it.
+///
+/// # Errors
+/// The first thing that resists.
+pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
+    // Under sudo it was handed to the caller; root takes it back, so that nothing moves while it is removed.
+    if geteuid().is_root() {
+        fchown(top, Some(geteuid()), Some(getegid()))?;
+    }
+    fchmod(top, Mode::RWXU)?;
+    let mut removal = Removal { top: top.as_fd(), moved_up: 0 };
+    // Directories that were moved up are entries of `top`: another round meets them.
+    loop {
+        removal.empty(top.as_fd(), 1)?;
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(errno) => return Err(errno).context("cannot remove the directory itself"),
+        }
+    }
+}
+
+struct Removal<'a> {
+    top: BorrowedFd<'a>,
+    moved_up: usize,
+}
+
+impl Removal<'_> {
+    /// Removes what is in `directory`, which is `depth` levels below the parent of the whole tree.
+    fn empty(&mut self, directory: BorrowedFd<'_>, depth: usize) -> Result<()> {
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match unlinkat(directory, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => self.remove_directory(directory, name, depth)?,
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("cannot remove {}", name.to_string_lossy()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_directory(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
+        let what = || format!("cannot remove {}", name.to_string_lossy());
+        // An empty one goes at once, and needs no permission of its own.
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(errno) => return Err(errno).with_context(what),
+        }
+        let directory = open_with_all_permissions(parent, name).with_context(what)?;
+        if depth == MOST_OPEN {
+            self.moved_up += 1;
+            let new_name = format!("moved-up-{}", self.moved_up);
+            return renameat(parent, name, self.top, new_name).with_context(what);
+        }
+        loop {
+            self.empty(directory.as_fd(), depth + 1)?;
+            match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) => return Ok(()),
+                // Reading a directory that shrinks may pass over an entry.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(errno) => return Err(errno).with_context(what),
+            }
+        }
+    }
+}
+
+fn open_with_all_permissions(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(parent, name, flags | OFlags::RDONLY, Mode::empty()) {
+        Ok(directory) => {
+            // Root needs no permission, and changes nothing in a tree that a user could meddle with.
+            if !geteuid().is_root() {
+                fchmod(&directory, Mode::RWXU)?;
+            }
+            Ok(directory)
+        }
+        Err(Errno::ACCESS) => {
+            // Through the descriptor, since a name could have come to mean something else.
+            let closed = openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+            let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
+            chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?;
+            Ok(openat(parent, name, flags | OFlags::RDONLY, Mode::empty())?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::mkdirat;
+
+    use super::*;
+
+    fn remove(setting: &tempfile::TempDir) {
+        let parent = openat(CWD, setting.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let top = openat(&parent, "tree", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        remove_tree(&parent, "tree".as_ref(), &top).unwrap();
+        assert!(!setting.path().join("tree").exists());
+    }
+
+    #[test]
+    fn directories_deeper_than_any_path_are_removed() {
+        let setting = tempfile::tempdir().unwrap();
+        std::fs::create_dir(setting.path().join("tree")).unwrap();
+        let mut directory = openat(CWD, setting.path().join("tree"), OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..5000 {
+            mkdirat(&directory, "deeper", Mode::RWXU).unwrap();
+            directory = openat(&directory, "deeper", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        remove(&setting);
+    }
+
+    #[test]
+    fn directories_without_permissions_are_removed() {
+        let setting = tempfile::tempdir().unwrap();
+        let closed = setting.path().join("tree/closed");
+        std::fs::create_dir_all(closed.join("below")).unwrap();
+        std::fs::write(closed.join("file"), "").unwrap();
+        let handle = std::fs::File::open(&closed).unwrap();
+        fchmod(&handle, Mode::empty()).unwrap();
+        remove(&setting);
+    }
+
+    #[test]
+    fn what_a_symbolic_link_leads_to_stays() {
+        let setting = tempfile::tempdir().unwrap();
+        let precious = setting.path().join("precious");
+        std::fs::create_dir(&precious).unwrap();
+        std::fs::write(precious.join("file"), "").unwrap();
+        std::fs::create_dir(setting.path().join("tree")).unwrap();
+        std::os::unix::fs::symlink(&precious, setting.path().join("tree/link")).unwrap();
+        remove(&setting);
+        assert!(precious.join("file").exists());
+    }
+}
