@@ -5,10 +5,12 @@
 //! the program's own words.
 
 pub mod caller;
+pub mod cli;
 pub mod env_vars;
 pub mod kept_build;
 mod owner;
 pub mod plan;
 pub mod sandbox;
 pub mod scratch;
+pub mod session;
 mod sys;

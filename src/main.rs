@@ -1,1 +1,58 @@
-fn main() {}
+//! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: see `--help`, or the README.
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use nix_build_shell::caller::Caller;
+use nix_build_shell::cli::Options;
+use nix_build_shell::kept_build::KeptBuild;
+use nix_build_shell::plan::Plan;
+use nix_build_shell::sandbox;
+use nix_build_shell::scratch::Scratch;
+use nix_build_shell::session::{self, Interrupted, Signals, Terminal};
+
+/// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
+const OWN_ERROR: u8 = 125;
+
+fn main() -> ExitCode {
+    let status = match Options::try_parse() {
+        Ok(options) => enter(&options).unwrap_or_else(|error| report(&error)),
+        Err(usage) => {
+            // Help that nobody reads is no error.
+            let _ = usage.print();
+            if usage.use_stderr() { OWN_ERROR } else { 0 }
+        }
+    };
+    ExitCode::from(status)
+}
+
+fn enter(options: &Options) -> Result<u8> {
+    let signals = Signals::block()?;
+    let caller = Caller::current();
+    let kept = KeptBuild::open(&options.build_dir)?;
+    let scratch_parent = env::temp_dir();
+    if options.dry_run {
+        let directories = Scratch::example_directories(&scratch_parent);
+        print!("{}", Plan::new(&kept, &caller, &directories, &options.command)?);
+        return Ok(0);
+    }
+    let scratch = Scratch::create(&scratch_parent, &kept)?;
+    let copied = scratch.copy_build(&kept, &caller, options.unreadable(), &|| signals.check_interrupt())?;
+    let plan = Plan::new(&kept, &caller, scratch.directories(), &options.command)?;
+    options.tell(&kept, &copied, &plan);
+    let terminal = Terminal::note();
+    let status = session::wait(sandbox::start(&plan)?, &signals)?;
+    drop(terminal);
+    scratch.remove()?;
+    Ok(status)
+}
+
+fn report(error: &anyhow::Error) -> u8 {
+    eprintln!("nix-build-shell: {error:#}");
+    match error.downcast_ref() {
+        Some(Interrupted(signal)) => 128 + signal.as_raw() as u8,
+        None => OWN_ERROR,
+    }
+}
