@@ -1,0 +1,113 @@
+//! The child half of the sandbox allocates nothing: here an allocator ends it at the first attempt.
+//!
+//! This test has no harness, so that its own executable, which is static, can be the program that the sandbox runs.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::env;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix_build_shell::caller::Caller;
+use nix_build_shell::kept_build::KeptBuild;
+use nix_build_shell::plan::{Access, Plan, Step};
+use nix_build_shell::sandbox;
+use nix_build_shell::scratch::{Scratch, Unreadable};
+use rustix::process::getpid;
+
+/// What the program in the sandbox ends with.
+const RAN: i32 = 42;
+/// What the child ends with when it allocates.
+const ALLOCATED: i32 = 99;
+/// The process that may allocate.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+
+struct ParentOnly;
+
+impl ParentOnly {
+    fn check() {
+        let parent = PARENT.load(Ordering::Relaxed);
+        if parent != 0 && getpid().as_raw_nonzero().get() != parent {
+            // Not `process::exit`, whose destructors may allocate in their turn.
+            // SAFETY: _exit(2) takes no pointer.
+            unsafe { libc::_exit(ALLOCATED) };
+        }
+    }
+}
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for ParentOnly {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::check();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        Self::check();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: ParentOnly = ParentOnly;
+
+fn main() {
+    // In the sandbox: `SHELL -c SCRIPT -- …`.
+    if env::args().nth(1).as_deref() == Some("-c") {
+        std::process::exit(RAN);
+    }
+    assert!(std::path::Path::new("/nix").exists(), "there is no /nix on this machine: «make setup» installs Nix");
+    the_whole_plan_is_carried_out_without_an_allocation();
+    a_failing_step_is_reported_without_an_allocation();
+    a_command_that_is_not_there_is_reported_without_an_allocation();
+    println!("test result: ok. 3 passed; 0 failed");
+}
+
+/// A scratch directory around an empty kept one, and the plan of its sandbox.
+fn with_plan(test: impl FnOnce(Plan)) {
+    let kept_directory = tempfile::tempdir().unwrap();
+    let kept = KeptBuild {
+        directory: kept_directory.path().to_owned(),
+        handle: OwnedFd::from(std::fs::File::open(kept_directory.path()).unwrap()),
+        shell: "/bin/sh".into(),
+        shell_file: env::current_exe().unwrap(),
+    };
+    let caller = Caller::current();
+    let scratch = Scratch::create(&env::temp_dir(), &kept).unwrap();
+    scratch.copy_build(&kept, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
+    let plan = Plan::new(&kept, &caller, scratch.directories(), &[""; 0]).unwrap();
+    PARENT.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    test(plan);
+    PARENT.store(0, Ordering::Relaxed);
+}
+
+fn the_whole_plan_is_carried_out_without_an_allocation() {
+    with_plan(|plan| {
+        let status = sandbox::start(&plan).unwrap().wait().unwrap();
+        assert_ne!(i32::from(status), ALLOCATED, "the child allocated");
+        assert_eq!(i32::from(status), RAN);
+    });
+}
+
+fn a_failing_step_is_reported_without_an_allocation() {
+    with_plan(|mut plan| {
+        let missing = Step::Bind {
+            source: c"/nonexistent".into(),
+            target: c"/nonexistent".into(),
+            recursive: false,
+            access: Access::ReadOnly,
+        };
+        plan.steps.insert(2, missing);
+        let message = sandbox::start(&plan).unwrap_err().to_string();
+        assert!(message.contains("bind /nonexistent on /nonexistent"), "{message}");
+    });
+}
+
+fn a_command_that_is_not_there_is_reported_without_an_allocation() {
+    with_plan(|mut plan| {
+        plan.command.program = c"/nonexistent".into();
+        let message = sandbox::start(&plan).unwrap_err().to_string();
+        assert!(message.contains("cannot execute the build's shell /nonexistent"), "{message}");
+    });
+}
