@@ -14,6 +14,9 @@ use rustix::io::Errno;
 use crate::env_vars::EnvVars;
 use crate::owner::Owner;
 
+/// Where a build finds itself in Nix's sandbox (`sandbox-build-dir`).
+pub const BUILD_DIR: &str = "/build";
+
 /// Where Nix keeps what it built.
 const STORE: &str = "/nix/store";
 /// The file that stdenv writes at the start of each phase.
@@ -32,6 +35,8 @@ pub struct KeptBuild {
     pub shell: PathBuf,
     /// The file on this machine that `shell` leads to, free of symbolic links.
     pub shell_file: PathBuf,
+    /// `NIX_BUILD_TOP`, where the build was: another directory than `/build` says that Nix built without its sandbox.
+    pub build_top: PathBuf,
 }
 
 impl KeptBuild {
@@ -65,10 +70,15 @@ impl KeptBuild {
                 env_vars_path.display()
             )
         })?;
-        let shell = PathBuf::from(OsStr::from_bytes(shell));
+        let shell = path_of(shell);
         let shell_file = find_shell(&shell, &env_vars_path)?;
-        Ok(Self { directory, handle, shell, shell_file })
+        let build_top = env_vars.get("NIX_BUILD_TOP").map_or(BUILD_DIR.into(), path_of);
+        Ok(Self { directory, handle, shell, shell_file, build_top })
     }
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

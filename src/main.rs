@@ -3,10 +3,10 @@
 use std::env;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use nix_build_shell::caller::Caller;
-use nix_build_shell::cli::Options;
+use nix_build_shell::cli::{Options, say};
 use nix_build_shell::kept_build::KeptBuild;
 use nix_build_shell::plan::Plan;
 use nix_build_shell::sandbox;
@@ -35,7 +35,8 @@ fn enter(options: &Options) -> Result<u8> {
     let scratch_parent = env::temp_dir();
     if options.dry_run {
         let directories = Scratch::example_directories(&scratch_parent);
-        print!("{}", Plan::new(&kept, &caller, &directories, &options.command)?);
+        let plan = Plan::new(&kept, &caller, &directories, &options.command)?;
+        options.print_dry_run(&kept, &plan, &directories.build).context("cannot print the plan")?;
         return Ok(0);
     }
     let scratch = Scratch::create(&scratch_parent, &kept)?;
@@ -45,12 +46,13 @@ fn enter(options: &Options) -> Result<u8> {
     let terminal = Terminal::note();
     let status = session::wait(sandbox::start(&plan)?, &signals)?;
     drop(terminal);
-    scratch.remove()?;
+    // The command has had its say; what stays of the copy, a later run removes.
+    scratch.remove().unwrap_or_else(|error| say(format_args!("{error:#}")));
     Ok(status)
 }
 
 fn report(error: &anyhow::Error) -> u8 {
-    eprintln!("nix-build-shell: {error:#}");
+    say(format_args!("{error:#}"));
     match error.downcast_ref() {
         Some(Interrupted(signal)) => 128 + signal.as_raw() as u8,
         None => OWN_ERROR,

@@ -3,7 +3,7 @@
 //! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::SIOCSIFFLAGS;
@@ -160,6 +160,12 @@ pub fn signalfd(signals: SignalSet) -> Result<OwnedFd> {
     }?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Closes a descriptor with the bare system call; dropping it would call libc, which the child may not.
+pub fn close(descriptor: OwnedFd) {
+    // SAFETY: the descriptor was ours alone, and is nobody's now.
+    unsafe { rustix::io::close(descriptor.into_raw_fd()) };
 }
 
 /// Closes the descriptors from `first` to `last`, both included, that are open: [`close_range(2)`].

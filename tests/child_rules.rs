@@ -72,6 +72,7 @@ fn with_plan(test: impl FnOnce(Plan)) {
         handle: OwnedFd::from(std::fs::File::open(kept_directory.path()).unwrap()),
         shell: "/bin/sh".into(),
         shell_file: env::current_exe().unwrap(),
+        build_top: "/build".into(),
     };
     let caller = Caller::current();
     let scratch = Scratch::create(&env::temp_dir(), &kept).unwrap();

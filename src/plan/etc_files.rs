@@ -1,6 +1,7 @@
 //! The three files that Nix puts into `/etc` of a build without network, to the byte.
 
-use super::{BUILD_DIR, SANDBOX_GID, SANDBOX_UID};
+use super::{SANDBOX_GID, SANDBOX_UID};
+use crate::kept_build::BUILD_DIR;
 
 /// A file directly below `/etc`.
 pub(super) struct EtcFile {

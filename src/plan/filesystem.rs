@@ -11,6 +11,8 @@ use super::{Access, HostDirectories, Step, c_string, etc_files};
 use crate::caller::Caller;
 use crate::kept_build::KeptBuild;
 
+/// Nix's database, profiles and sockets.
+const NIX_STATE: &str = "/nix/var";
 /// Devices that every build has.
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 /// The device for virtual machines: a build has it where the machine has it.
@@ -37,8 +39,14 @@ pub(super) fn add_steps(
     let new_root = c_string(directories.new_root.as_os_str())?;
     root.steps.push(Step::ChangeDirectory(new_root));
 
+    // Made early: it is the empty directory that hides what no builder sees.
+    root.directory("proc", 0o555)?;
     root.directory("nix", 0o755)?;
     root.bind_recursively("/nix", "nix", Access::ReadOnly)?;
+    if Path::new(NIX_STATE).is_dir() {
+        // A read-only mount keeps nobody from the Nix daemon's socket in there.
+        root.bind(Path::new("proc"), NIX_STATE.trim_start_matches('/'), Access::ReadOnly)?;
+    }
     root.directory("build", 0o700)?;
     root.bind(&directories.build, "build", Access::ReadWrite)?;
     root.directory("bin", 0o755)?;
@@ -49,7 +57,6 @@ pub(super) fn add_steps(
     }
     add_devices(&mut root, caller)?;
     root.directory("tmp", 0o1777)?;
-    root.directory("proc", 0o555)?;
     // Before the old root goes: the kernel grants a new /proc only to whom sees a whole one already.
     root.mount("proc", "proc".as_ref(), "")?;
     if caller.is_root() {

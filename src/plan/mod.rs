@@ -14,15 +14,13 @@ use linux_raw_sys::general;
 
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
-use crate::kept_build::KeptBuild;
+use crate::kept_build::{BUILD_DIR, KeptBuild};
 use crate::sys::ADDR_NO_RANDOMIZE;
 
 /// User id of the builder in the sandbox, as Nix has it.
 pub const SANDBOX_UID: u32 = 1000;
 /// Group id of the builder in the sandbox, as Nix has it.
 pub const SANDBOX_GID: u32 = 100;
-/// Where the kept build directory is in the sandbox (Nix's `sandbox-build-dir`).
-pub const BUILD_DIR: &str = "/build";
 
 /// What the shell does in the sandbox: take the build's environment, then become the command.
 const ENTER_SCRIPT: &str = r#"source /build/env-vars; exec "$@""#;

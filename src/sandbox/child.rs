@@ -5,7 +5,7 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
-use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::clone3;
+use super::clone3::{self, Child};
 use super::loopback;
 use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalOrigin, SignalSet};
@@ -26,8 +26,19 @@ const COMMAND_STACK: usize = 16 << 10;
 /// Exit status of a child that could not start; the parent knows more from the report.
 const FAILED: i32 = 125;
 
+/// Creates the child that carries out `plan`, talking to the parent through its end of the channel; it also inherits the parent's.
+///
+/// # Errors
+/// As of [`clone3::spawn_in`].
+pub(super) fn spawn(plan: &Plan, channel: &OwnedFd, parents_channel: &OwnedFd) -> Result<Child> {
+    let mut task = Task::new(plan, channel.as_raw_fd(), parents_channel.as_raw_fd());
+    // SAFETY: `main` makes system calls on what `task` holds and nothing else. The child has its own copy of `task`, whatever
+    // becomes of this one.
+    unsafe { clone3::spawn_in(plan.namespaces, main, (&raw mut task).cast()) }
+}
+
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`.
-pub(super) struct Task<'a> {
+struct Task<'a> {
     steps: &'a [Step],
     program: &'a CStr,
     argv: Vec<*const u8>,
@@ -38,9 +49,7 @@ pub(super) struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// The task to carry out `plan`, talking to the parent through the descriptor `channel`, whose other end the child also
-    /// inherits, as `parents_channel`.
-    pub(super) fn new(plan: &'a Plan, channel: RawFd, parents_channel: RawFd) -> Self {
+    fn new(plan: &'a Plan, channel: RawFd, parents_channel: RawFd) -> Self {
         let Command { program, arguments, environment } = &plan.command;
         Self {
             steps: &plan.steps,
@@ -87,7 +96,7 @@ impl Report {
 }
 
 /// The child's first and only function; `argument` is its [`Task`].
-pub(super) extern "C" fn main(argument: *mut c_void) -> ! {
+extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the parent passed a task, which lives on in the child's copy of the parent's memory; nobody else is here.
     let task = unsafe { &mut *argument.cast::<Task>() };
     // SAFETY: the child has no use for its copy of the parent's end, and must not keep it open: its end of file tells that the
@@ -202,10 +211,7 @@ fn make_file(path: &CStr, mode: Mode, content: &[u8]) -> Result<()> {
     let file = rustix::fs::openat(CWD, path, flags, mode)?;
     // The files are small and on a tmpfs: a write that is not whole has no room.
     let written = rustix::io::write(&file, content);
-    // Dropping the descriptor would call libc.
-    let raw = file.into_raw_fd();
-    // SAFETY: nobody else has this descriptor.
-    unsafe { rustix::io::close(raw) };
+    sys::close(file);
     if written? == content.len() { Ok(()) } else { Err(Errno::NOSPC) }
 }
 

@@ -6,8 +6,7 @@ mod id_map;
 mod loopback;
 mod refusal;
 
-use std::ffi::c_void;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use rustix::io::{Errno, retry_on_intr};
@@ -15,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
-use self::child::{Report, Task};
+use self::child::Report;
 use self::clone3::Child;
 use crate::plan::Plan;
 
@@ -34,11 +33,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     drop_supplementary_groups()?;
     let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context("cannot make a socket to talk to the sandbox")?;
-    let mut task = Task::new(plan, childs.as_raw_fd(), ours.as_raw_fd());
-    let argument: *mut c_void = (&raw mut task).cast();
-    // SAFETY: `child::main` follows the rules of the child: it makes system calls on what `task` holds and nothing else. The
-    // child has its own copy of `task`, whatever we do with ours.
-    let init = unsafe { clone3::spawn_in(plan.namespaces, child::main, argument) }.map_err(refusal::of_namespaces)?;
+    let init = child::spawn(plan, &childs, &ours).map_err(refusal::of_namespaces)?;
     // From here on dropping the sandbox ends the child.
     let sandbox = Sandbox { init, reaped: false };
     drop(childs);
@@ -96,7 +91,6 @@ impl Sandbox {
     }
 
     fn reap(&mut self) -> Result<Option<WaitIdStatus>> {
-        use std::os::fd::AsFd;
         let pidfd = WaitId::PidFd(self.init.pidfd.as_fd());
         let status =
             retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).context("cannot wait for the sandbox")?;
