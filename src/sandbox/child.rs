@@ -5,7 +5,7 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -77,21 +77,40 @@ pub(super) struct Report {
     pub errno: Errno,
 }
 
-impl Report {
-    /// Bytes of a report in the channel.
+/// What the child tells the parent, once. If the channel ends without it, the child was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// The command was executed.
+    Started,
+    /// It was not.
+    Failed(Report),
+}
+
+impl Message {
+    /// Bytes of a message in the channel.
     pub(super) const SIZE: usize = 8;
 
-    /// As it goes through the channel.
+    /// As it goes through the channel: the errno, 0 if all is well, and above it the step.
     fn to_bytes(self) -> [u8; Self::SIZE] {
-        let step = (self.step as u64) << 32;
-        let errno = u64::from(self.errno.raw_os_error().cast_unsigned());
-        (step | errno).to_ne_bytes()
+        let both = match self {
+            Self::Started => 0,
+            Self::Failed(Report { step, errno }) => {
+                (step as u64) << 32 | u64::from(errno.raw_os_error().cast_unsigned())
+            }
+        };
+        both.to_ne_bytes()
     }
 
     /// As it came through the channel.
     pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
         let both = u64::from_ne_bytes(bytes);
-        Self { step: (both >> 32) as usize, errno: Errno::from_raw_os_error(both as i32) }
+        match both as u32 {
+            0 => Self::Started,
+            errno => Self::Failed(Report {
+                step: (both >> 32) as usize,
+                errno: Errno::from_raw_os_error(errno.cast_signed()),
+            }),
+        }
     }
 }
 
@@ -102,19 +121,20 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the child has no use for its copy of the parent's end, and must not keep it open: its end of file tells that the
     // parent is gone.
     unsafe { rustix::io::close(task.parents_channel) };
-    let command = match set_up(task) {
-        Ok(command) => command,
-        Err(report) => {
-            // SAFETY: the channel is open for as long as this process lives.
-            let channel = unsafe { BorrowedFd::borrow_raw(task.channel) };
-            // If nobody hears it, nobody is there to act on it.
-            let _ = send(channel, &report.to_bytes(), SendFlags::NOSIGNAL);
-            sys::exit(FAILED);
-        }
+    let outcome = set_up(task);
+    // SAFETY: the channel was opened for this process, and nobody closes it before.
+    let channel = unsafe { OwnedFd::from_raw_fd(task.channel) };
+    let message = match outcome {
+        Ok(_) => Message::Started,
+        Err(report) => Message::Failed(report),
     };
-    // SAFETY: nothing uses the channel any more; that it closes tells the parent that the command runs.
-    unsafe { rustix::io::close(task.channel) };
-    serve_as_init(command)
+    // If nobody hears it, nobody is there to act on it.
+    let _ = send(&channel, &message.to_bytes(), SendFlags::NOSIGNAL);
+    sys::close(channel);
+    match outcome {
+        Ok(command) => serve_as_init(command),
+        Err(_) => sys::exit(FAILED),
+    }
 }
 
 fn set_up(task: &mut Task<'_>) -> std::result::Result<Pid, Report> {
@@ -323,4 +343,17 @@ fn wait_for_any() -> Result<Option<(Pid, Option<i32>)>> {
         let by_signal = status.terminating_signal().map(|signal| 128 + signal);
         (pid, status.exit_status().or(by_signal))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_sent() {
+        let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
+        for message in [Message::Started, failed] {
+            assert_eq!(Message::from_bytes(message.to_bytes()), message);
+        }
+    }
 }

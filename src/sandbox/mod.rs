@@ -8,13 +8,13 @@ mod refusal;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
-use self::child::Report;
+use self::child::Message;
 use self::clone3::Child;
 use crate::plan::Plan;
 
@@ -39,9 +39,9 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     drop(childs);
     id_map::write(sandbox.init.pid, plan)?;
     send(&ours, &[0], SendFlags::NOSIGNAL).context("cannot talk to the sandbox")?;
-    match read_report(&ours)? {
-        None => Ok(sandbox),
-        Some(report) => Err(refusal::of_step(plan, report)),
+    match hear(&ours)? {
+        Message::Started => Ok(sandbox),
+        Message::Failed(report) => Err(refusal::of_step(plan, report)),
     }
 }
 
@@ -53,12 +53,17 @@ fn drop_supplementary_groups() -> Result<()> {
     }
 }
 
-/// What the child reported: nothing but the end of the channel once it has executed the command.
-fn read_report(channel: &OwnedFd) -> Result<Option<Report>> {
-    let mut bytes = [0; Report::SIZE];
+/// What the child has to tell.
+fn hear(channel: &OwnedFd) -> Result<Message> {
+    let mut bytes = [0; Message::SIZE];
     let (length, _) =
         retry_on_intr(|| recv(channel, &mut bytes, RecvFlags::empty())).context("cannot hear from the sandbox")?;
-    Ok((length != 0).then(|| Report::from_bytes(bytes)))
+    if length == 0 {
+        bail!(
+            "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») says so"
+        );
+    }
+    Ok(Message::from_bytes(bytes))
 }
 
 impl Sandbox {
