@@ -24,7 +24,7 @@ impl Caller {
 
     fn from_ids(uid: Uid, gid: Gid, sudo_uid: Option<u32>, sudo_gid: Option<u32>) -> Self {
         match (sudo_uid, sudo_gid) {
-            (Some(user), Some(group)) if uid.is_root() && is_an_id(user) && is_an_id(group) => {
+            (Some(user), Some(group)) if uid.is_root() && user != 0 && user != NO_ID && group != NO_ID => {
                 Self { uid: Uid::from_raw(user), gid: Gid::from_raw(group), through_sudo: true }
             }
             _ => Self { uid, gid, through_sudo: false },
@@ -42,10 +42,8 @@ impl Caller {
     }
 }
 
-/// Root is nobody else to map, and the highest number means «no id».
-fn is_an_id(id: u32) -> bool {
-    id != 0 && id != u32::MAX
-}
+/// The highest number means «no id» to the kernel.
+const NO_ID: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -65,6 +63,12 @@ mod tests {
         let caller = caller(0, Some((501, 20)));
         assert_eq!((caller.uid.as_raw(), caller.gid.as_raw()), (501, 20));
         assert!(caller.must_change_ids() && !caller.is_root());
+    }
+
+    #[test]
+    fn a_user_in_the_group_of_root_is_not_root() {
+        let caller = caller(0, Some((501, 0)));
+        assert_eq!((caller.uid.as_raw(), caller.gid.as_raw()), (501, 0));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: see `--help`, or the README.
 
-use std::env;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -32,7 +31,7 @@ fn enter(options: &Options) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
     let kept = KeptBuild::open(&options.build_dir)?;
-    let scratch_parent = env::temp_dir();
+    let scratch_parent = Scratch::default_parent();
     if options.dry_run {
         let directories = Scratch::example_directories(&scratch_parent);
         let plan = Plan::new(&kept, &caller, &directories, &options.command)?;

@@ -137,9 +137,16 @@ impl Copy<'_> {
     /// Copies an entry; one that is a directory is only begun, and returned.
     fn copy_entry(&mut self, level: &Level, name: &CStr, path: PathBuf) -> Result<Option<Level>, Failure> {
         let source = level.source.fd().map_err(|errno| self.cannot_copy(&path, errno))?;
-        let status = statat(source, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| self.cannot_copy(&path, errno))?;
-        let kind = FileType::from_raw_mode(status.st_mode);
         self.summary.entries += 1;
+        let status = match statat(source, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(status) => status,
+            // The directory can be listed but not entered.
+            Err(errno) => {
+                self.cannot_read(&path, &level.status, errno)?;
+                return Ok(None);
+            }
+        };
+        let kind = FileType::from_raw_mode(status.st_mode);
         if kind == FileType::Directory {
             return self.begin_directory(level, name, path, status);
         }

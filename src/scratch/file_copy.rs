@@ -14,6 +14,8 @@ use super::copy::{CheckInterrupt, Failure};
 const STRETCH: u64 = 64 << 20;
 /// What is read and written at once where the kernel cannot copy by itself.
 const BUFFER: usize = 256 << 10;
+/// The kernel's own limit of an extended attribute's value, and of the list of their names.
+const LARGEST_ATTRIBUTE: usize = 64 << 10;
 
 /// How to copy, as the first files have taught.
 #[derive(Debug, Default)]
@@ -142,19 +144,18 @@ fn next_data(file: &OwnedFd, position: u64, size: u64) -> Result<Option<(u64, u6
 /// out, as `cp -a` does; those of security modules stay with the modules.
 pub(super) fn copy_attributes(source: impl AsFd, target: &OwnedFd) -> rustix::io::Result<()> {
     let source = source.as_fd();
-    let mut names = [0u8; 4096];
-    let length = match flistxattr(source, &mut names) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::ACCESS | Errno::PERM) => return Ok(()),
+    match flistxattr(source, &mut [0u8; 0]) {
+        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::ACCESS | Errno::PERM) => return Ok(()),
+        Ok(_) => {}
         Err(errno) => return Err(errno),
-    };
-    let names = names.get(..length).unwrap_or_default();
+    }
+    let mut names = Vec::with_capacity(LARGEST_ATTRIBUTE);
+    flistxattr(source, spare_capacity(&mut names))?;
     for name in names.split(|byte| *byte == 0) {
         if !name.starts_with(b"user.") && !name.starts_with(b"system.posix_acl_") {
             continue;
         }
-        // The kernel's own limit of a value.
-        let mut value = Vec::with_capacity(64 << 10);
+        let mut value = Vec::with_capacity(LARGEST_ATTRIBUTE);
         match fgetxattr(source, name, spare_capacity(&mut value))
             .and_then(|_| fsetxattr(target, name, &value, XattrFlags::empty()))
         {

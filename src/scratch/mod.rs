@@ -57,7 +57,7 @@ pub struct Scratch {
 impl Scratch {
     /// Where the caller wants temporary files: `TMPDIR`, or `/tmp`.
     pub fn default_parent() -> PathBuf {
-        std::env::temp_dir()
+        std::env::var_os("TMPDIR").filter(|value| !value.is_empty()).map_or("/tmp".into(), PathBuf::from)
     }
 
     /// What a plan calls the directories of a scratch directory that is not made: for `--dry-run`.
