@@ -1,10 +1,11 @@
 //! The steps that make the sandbox's root file system and move into it.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 use rustix::mount::MountFlags;
 
 use super::{Access, HostDirectories, Step, c_string, etc_files};
@@ -13,6 +14,8 @@ use crate::kept_build::KeptBuild;
 
 /// Nix's database, profiles and sockets.
 const NIX_STATE: &str = "/nix/var";
+/// Directories in `/proc` in which nothing can be written.
+const READ_ONLY_IN_PROC: [&CStr; 2] = [c"sysvipc", c"tty"];
 /// Devices that every build has.
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 /// The device for virtual machines: a build has it where the machine has it.
@@ -34,10 +37,13 @@ pub(super) fn add_steps(
 ) -> Result<()> {
     let mut root = Root { steps };
     root.steps.push(Step::SetUmask(0));
-    root.steps.push(Step::MakeMountsPrivate);
-    root.mount("tmpfs", directories.new_root.as_os_str(), "mode=0750")?;
-    let new_root = c_string(directories.new_root.as_os_str())?;
-    root.steps.push(Step::ChangeDirectory(new_root));
+    // The new root hides the copy in the directory that it is mounted on, but not from whom is there already.
+    root.steps.push(Step::ChangeDirectory(c_string(directories.build.as_os_str())?));
+    root.mount("tmpfs", directories.scratch.as_os_str(), "mode=0750")?;
+    let build = c_string(directories.scratch.join("build").as_os_str())?;
+    root.steps.push(Step::MakeDirectory { path: build.clone(), mode: 0o700 });
+    root.steps.push(Step::Bind { source: c".".into(), target: build, recursive: false, access: Access::ReadWrite });
+    root.steps.push(Step::ChangeDirectory(c_string(directories.scratch.as_os_str())?));
 
     // Made early: it is the empty directory that hides what no builder sees.
     root.directory("proc", 0o555)?;
@@ -47,8 +53,6 @@ pub(super) fn add_steps(
         // A read-only mount keeps nobody from the Nix daemon's socket in there.
         root.bind(Path::new("proc"), NIX_STATE.trim_start_matches('/'), Access::ReadOnly)?;
     }
-    root.directory("build", 0o700)?;
-    root.bind(&directories.build, "build", Access::ReadWrite)?;
     root.directory("bin", 0o755)?;
     root.bind_file(&kept.shell_file, "bin/sh", Access::ReadOnly)?;
     root.directory("etc", 0o555)?;
@@ -93,19 +97,34 @@ fn add_devices(root: &mut Root<'_>, caller: &Caller) -> Result<()> {
 /// The files there ask for no capability, only for the host's root as owner: as root, a build could set
 /// `kernel.core_pattern` or press a magic SysRq key.
 fn shut_kernel_settings(root: &mut Root<'_>) -> Result<()> {
-    for entry in Path::new("/proc").read_dir().context("cannot list /proc")? {
-        let entry = entry.context("cannot list /proc")?;
+    let cannot_list = "cannot list /proc";
+    let proc =
+        open("/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context(cannot_list)?;
+    for entry in Dir::read_from(&proc).context(cannot_list)? {
+        let entry = entry.context(cannot_list)?;
         let name = entry.file_name();
-        let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
-        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-        let can_be_written = entry
-            .metadata()
-            .is_ok_and(|status| status.is_dir() || std::os::unix::fs::MetadataExt::mode(&status) & 0o222 != 0);
-        if is_process || is_link || !can_be_written {
+        let first = name.to_bytes().first().copied().unwrap_or_default();
+        // «.» and «..», and the processes, of which there may be many.
+        if first == b'.' || first.is_ascii_digit() {
             continue;
         }
-        let path = c_string(Path::new("proc").join(name).as_os_str())?;
-        root.steps.push(Step::Bind { source: path.clone(), target: path, recursive: false, access: Access::ReadOnly });
+        let can_be_written = match entry.file_type() {
+            FileType::Directory => !READ_ONLY_IN_PROC.contains(&name),
+            FileType::RegularFile => {
+                let status = statat(&proc, name, AtFlags::SYMLINK_NOFOLLOW).context(cannot_list)?;
+                Mode::from_raw_mode(status.st_mode).intersects(Mode::WUSR | Mode::WGRP | Mode::WOTH)
+            }
+            _ => false,
+        };
+        if can_be_written {
+            let path = c_string(Path::new("proc").join(OsStr::from_bytes(name.to_bytes())).as_os_str())?;
+            root.steps.push(Step::Bind {
+                source: path.clone(),
+                target: path,
+                recursive: false,
+                access: Access::ReadOnly,
+            });
+        }
     }
     Ok(())
 }

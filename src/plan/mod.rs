@@ -139,9 +139,9 @@ pub struct Plan {
 /// The directories on the host that a plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDirectories {
-    /// An empty directory for the new root to be mounted on.
-    pub new_root: PathBuf,
-    /// The writable copy of the kept build directory.
+    /// A directory of the caller's; in the sandbox's mount namespace the new root is mounted on it.
+    pub scratch: PathBuf,
+    /// The writable copy of the kept build directory, in `scratch`.
     pub build: PathBuf,
 }
 
@@ -156,22 +156,27 @@ impl Plan {
         directories: &HostDirectories,
         command: &[impl AsRef<OsStr>],
     ) -> Result<Self> {
-        let mut steps = vec![Step::DieWithParent, Step::AwaitIdMaps];
+        // What needs no id comes first: it is done while the parent writes the id maps.
+        let mut steps = vec![
+            Step::DieWithParent,
+            Step::ResetSignals,
+            Step::RaiseLoopback,
+            Step::SetHostName(c"localhost".into()),
+            Step::SetDomainName(c"(none)".into()),
+            Step::MakeMountsPrivate,
+            Step::AwaitIdMaps,
+        ];
         if caller.must_change_ids() {
             steps.push(Step::BecomeBuilder);
             // The kernel forgets the death signal when ids change.
             steps.push(Step::DieWithParent);
         }
-        steps.push(Step::RaiseLoopback);
-        steps.push(Step::SetHostName(c"localhost".into()));
-        steps.push(Step::SetDomainName(c"(none)".into()));
         filesystem::add_steps(&mut steps, kept, caller, directories)?;
         steps.extend([
             Step::SetUmask(0o022),
             Step::ForbidCoreDumps,
             Step::SetPersonality(ADDR_NO_RANDOMIZE),
             Step::ForbidNewPrivileges,
-            Step::ResetSignals,
             Step::HideFromCommand,
             Step::DropCapabilities,
             Step::CloseDescriptors,

@@ -166,5 +166,9 @@ fn words(text: &CStr) -> std::borrow::Cow<'_, str> {
 /// A path as the sandbox will see it: one below the new root gets its slash.
 fn inside(path: &CStr) -> String {
     let path = words(path);
-    if path.starts_with('/') { path.into_owned() } else { format!("sandbox:/{path}") }
+    match path.as_ref() {
+        "." => "this directory".into(),
+        path if path.starts_with('/') => path.into(),
+        path => format!("sandbox:/{path}"),
+    }
 }

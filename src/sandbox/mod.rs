@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
@@ -37,11 +39,19 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     // From here on dropping the sandbox ends the child.
     let sandbox = Sandbox { init, reaped: false };
     drop(childs);
-    id_map::write(sandbox.init.pid, plan)?;
-    send(&ours, &[0], SendFlags::NOSIGNAL).context("cannot talk to the sandbox")?;
-    match hear(&ours)? {
-        Message::Started => Ok(sandbox),
-        Message::Failed(report) => Err(refusal::of_step(plan, report)),
+    let mapped = id_map::write(sandbox.init.pid, plan);
+    match &mapped {
+        // A child that has failed already does not listen, but it has told.
+        Ok(()) => match send(&ours, &[0], SendFlags::NOSIGNAL) {
+            Ok(_) | Err(Errno::PIPE) => {}
+            Err(errno) => return Err(errno).context("cannot talk to the sandbox"),
+        },
+        // The end of the channel ends the child.
+        Err(_) => shutdown(&ours, Shutdown::Write).context("cannot talk to the sandbox")?,
+    }
+    match hear(&ours) {
+        Ok(Message::Failed(report)) => Err(refusal::of_step(plan, report)),
+        heard => mapped.and(heard).map(|_| sandbox),
     }
 }
 
@@ -56,8 +66,14 @@ fn drop_supplementary_groups() -> Result<()> {
 /// What the child has to tell.
 fn hear(channel: &OwnedFd) -> Result<Message> {
     let mut bytes = [0; Message::SIZE];
-    let (length, _) =
-        retry_on_intr(|| recv(channel, &mut bytes, RecvFlags::empty())).context("cannot hear from the sandbox")?;
+    let length = loop {
+        match recv(channel, &mut bytes, RecvFlags::empty()) {
+            Ok((length, _)) => break length,
+            // A child that failed early leaves our byte unread, and the kernel tells us so once, before its last message.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            Err(errno) => return Err(errno).context("cannot hear from the sandbox"),
+        }
+    };
     if length == 0 {
         bail!(
             "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») says so"

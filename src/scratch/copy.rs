@@ -293,6 +293,7 @@ impl Copy<'_> {
 
     fn cannot_copy(&self, path: &Path, errno: Errno) -> Failure {
         let cause = match errno {
+            Errno::INVAL if self.owner.is_some() => " (the user who called sudo is not known in this user namespace)",
             Errno::MFILE => " (its directories are nested too deeply for the limit «ulimit -Hn»)",
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR => " (it changed while it was copied)",
             _ => "",

@@ -32,13 +32,11 @@ const PREFIX: &str = ".nix-build-shell-scratch-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
 
-/// The empty directory in it for the sandbox's root to be mounted on.
-const NEW_ROOT: &str = "root";
 /// The copy of the kept build directory in it.
 const BUILD: &str = "build";
 
 fn directories_in(scratch: &Path) -> HostDirectories {
-    HostDirectories { new_root: scratch.join(NEW_ROOT), build: scratch.join(BUILD) }
+    HostDirectories { build: scratch.join(BUILD), scratch: scratch.to_owned() }
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -87,10 +85,7 @@ impl Scratch {
         }
         let (path, handle) = make_locked(&parent, &parent_handle)?;
         let scratch = Self { parent: parent_handle, directories: directories_in(&path), path, handle, removed: false };
-        for name in [NEW_ROOT, BUILD] {
-            mkdirat(&scratch.handle, name, Mode::RWXU)
-                .map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
-        }
+        mkdirat(&scratch.handle, BUILD, Mode::RWXU).map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
         Ok(scratch)
     }
 
@@ -118,12 +113,8 @@ impl Scratch {
             })?;
         if caller.must_change_ids() {
             // Only now: while root copies, nobody else may reach what it copies into.
-            let root =
-                openat(&self.handle, NEW_ROOT, DIRECTORY, Mode::empty()).context("cannot open the scratch root")?;
-            for directory in [&root, &self.handle] {
-                fchown(directory, Some(caller.uid), Some(caller.gid))
-                    .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))?;
-            }
+            fchown(&self.handle, Some(caller.uid), Some(caller.gid))
+                .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))?;
         }
         Ok(summary)
     }
