@@ -43,9 +43,10 @@ fn enter(options: &Options) -> Result<u8> {
     let plan = Plan::new(&kept, &caller, scratch.directories(), &options.command)?;
     options.tell(&kept, &copied, &plan);
     let terminal = Terminal::note();
-    let status = session::wait(sandbox::start(&plan)?, &signals)?;
+    let mut sandbox = sandbox::start(&plan)?;
+    let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
-    // The command has had its say; what stays of the copy, a later run removes.
+    // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say(format_args!("{error:#}")));
     Ok(status)
 }

@@ -51,7 +51,7 @@ pub fn set_blocked_signals(signals: SignalSet) -> Result<SignalSet> {
     Ok(before)
 }
 
-/// The kernel's `struct sigaction`, the same on x86_64 and aarch64 but for the restorer that the latter does not use.
+/// The kernel's `struct sigaction`, the same on x86_64 and aarch64.
 #[repr(C)]
 struct SignalAction {
     handler: usize,
@@ -272,6 +272,15 @@ pub unsafe fn execve(path: &CStr, argv: *const *const u8, envp: *const *const u8
     let result =
         unsafe { syscall(general::__NR_execve, [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0]) };
     result.err().unwrap_or(Errno::IO)
+}
+
+/// Sends SIGKILL to every process that this one may signal, itself and PID 1 left out: [`kill(2)`] with -1.
+///
+/// [`kill(2)`]: https://man7.org/linux/man-pages/man2/kill.2.html
+pub fn kill_all_others() {
+    let signal = Signal::KILL.as_raw() as usize;
+    // SAFETY: no pointer is given. An error says that there is nobody.
+    let _ = unsafe { syscall(general::__NR_kill, [usize::MAX, signal, 0, 0, 0, 0]) };
 }
 
 /// Ends this process at once, with no destructor and no buffer written: [`exit_group(2)`].

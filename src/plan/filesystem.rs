@@ -14,8 +14,8 @@ use crate::kept_build::KeptBuild;
 
 /// Nix's database, profiles and sockets.
 const NIX_STATE: &str = "/nix/var";
-/// Directories in `/proc` in which nothing can be written.
-const READ_ONLY_IN_PROC: [&CStr; 2] = [c"sysvipc", c"tty"];
+/// Directories in `/proc` in which nothing can be written, or nothing that stays.
+const READ_ONLY_IN_PROC: [&CStr; 3] = [c"pressure", c"sysvipc", c"tty"];
 /// Devices that every build has.
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 /// The device for virtual machines: a build has it where the machine has it.
@@ -81,7 +81,8 @@ fn add_devices(root: &mut Root<'_>, caller: &Caller) -> Result<()> {
         root.bind_file(&host_devices.join(device), &format!("dev/{device}"), access)?;
     }
     root.directory("dev/shm", 0o1777)?;
-    root.mount("tmpfs", "dev/shm".as_ref(), "mode=1777,size=50%")?;
+    // A mount of its own, as in Nix, but of the root's tmpfs, which has the same limit: half of the memory.
+    root.bind(Path::new("dev/shm"), "dev/shm", Access::ReadWrite)?;
     // An instance of its own, as Nix mounts it: through the host's, a build could read and write the caller's other terminals.
     root.directory("dev/pts", 0o755)?;
     root.mount("devpts", "dev/pts".as_ref(), "newinstance,mode=0620,ptmxmode=0666")?;

@@ -77,39 +77,42 @@ pub(super) struct Report {
     pub errno: Errno,
 }
 
-/// What the child tells the parent, once. If the channel ends without it, the child was killed.
+/// What the child tells the parent. If the channel ends before the last message, the child was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
+    /// The command could not be executed. The last message.
+    Failed(Report),
     /// The command was executed.
     Started,
-    /// It was not.
-    Failed(Report),
+    /// The command, and every other process of the sandbox, has ended; with this exit status, or 128+n for the signal n. The
+    /// last message.
+    Ended(u8),
 }
 
 impl Message {
     /// Bytes of a message in the channel.
-    pub(super) const SIZE: usize = 8;
+    pub(super) const SIZE: usize = 12;
 
-    /// As it goes through the channel: the errno, 0 if all is well, and above it the step.
+    /// As it goes through the channel: which one, and two numbers.
     fn to_bytes(self) -> [u8; Self::SIZE] {
-        let both = match self {
-            Self::Started => 0,
-            Self::Failed(Report { step, errno }) => {
-                (step as u64) << 32 | u64::from(errno.raw_os_error().cast_unsigned())
-            }
+        let [kind, first, second] = match self {
+            Self::Failed(Report { step, errno }) => [0, step as u32, errno.raw_os_error().cast_unsigned()],
+            Self::Started => [1, 0, 0],
+            Self::Ended(status) => [2, u32::from(status), 0],
         };
-        both.to_ne_bytes()
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
+            (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 
     /// As it came through the channel.
-    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
-        let both = u64::from_ne_bytes(bytes);
-        match both as u32 {
-            0 => Self::Started,
-            errno => Self::Failed(Report {
-                step: (both >> 32) as usize,
-                errno: Errno::from_raw_os_error(errno.cast_signed()),
-            }),
+    pub(super) fn from_bytes([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; Self::SIZE]) -> Self {
+        let number = |bytes| u32::from_ne_bytes(bytes);
+        let (first, second) = (number([e, f, g, h]), number([i, j, k, l]));
+        match number([a, b, c, d]) {
+            0 => Self::Failed(Report { step: first as usize, errno: Errno::from_raw_os_error(second.cast_signed()) }),
+            1 => Self::Started,
+            _ => Self::Ended(first as u8),
         }
     }
 }
@@ -124,17 +127,23 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     let outcome = set_up(task);
     // SAFETY: the channel was opened for this process, and nobody closes it before.
     let channel = unsafe { OwnedFd::from_raw_fd(task.channel) };
-    let message = match outcome {
-        Ok(_) => Message::Started,
-        Err(report) => Message::Failed(report),
-    };
-    // If nobody hears it, nobody is there to act on it.
-    let _ = send(&channel, &message.to_bytes(), SendFlags::NOSIGNAL);
-    sys::close(channel);
     match outcome {
-        Ok(command) => serve_as_init(command),
-        Err(_) => sys::exit(FAILED),
+        Ok(command) => {
+            tell(&channel, Message::Started);
+            let status = serve_as_init(command);
+            tell(&channel, Message::Ended(status));
+            sys::exit(0)
+        }
+        Err(report) => {
+            tell(&channel, Message::Failed(report));
+            sys::exit(FAILED)
+        }
     }
+}
+
+/// If nobody hears it, nobody is there to act on it.
+fn tell(channel: &OwnedFd, message: Message) {
+    let _ = send(channel, &message.to_bytes(), SendFlags::NOSIGNAL);
 }
 
 fn set_up(task: &mut Task<'_>) -> std::result::Result<Pid, Report> {
@@ -304,16 +313,17 @@ extern "C" fn become_command(argument: *mut c_void) -> ! {
     sys::exit(FAILED)
 }
 
-/// PID 1 of the sandbox: passes on what the parent signals, reaps what the command leaves, and ends with the command, whereupon
-/// the kernel kills whatever else is in the namespace.
-fn serve_as_init(command: Pid) -> ! {
+/// PID 1 of the sandbox: passes on what the parent signals and reaps what the command leaves. With the command everything else
+/// in the sandbox ends. Returns the command's exit status, or 128+n for the signal n, when no other process is left.
+fn serve_as_init(command: Pid) -> u8 {
     loop {
         let Ok(received) = sys::wait_for_signal() else {
             continue;
         };
         if received.number == Signal::CHILD.as_raw() {
             if let Some(status) = reap(command) {
-                sys::exit(status);
+                end_all_others();
+                return status;
             }
         } else if received.origin == SignalOrigin::Outside {
             // What the kernel sends, for a key of the terminal, has reached the command as it reached us; and the command
@@ -326,23 +336,31 @@ fn serve_as_init(command: Pid) -> ! {
     }
 }
 
-/// Reaps every process that has ended; the exit status of `command` once it is among them, 128+n for signal n.
-fn reap(command: Pid) -> Option<i32> {
+/// Reaps every process that has ended; the status of `command` once it is among them.
+fn reap(command: Pid) -> Option<u8> {
     let mut outcome = None;
-    while let Ok(Some((pid, status))) = wait_for_any() {
+    while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
         if pid == command {
-            outcome = status;
+            let by_signal = status.terminating_signal().map(|signal| 128 + signal);
+            outcome = status.exit_status().or(by_signal).map(|code| code as u8);
         }
     }
     outcome
 }
 
-fn wait_for_any() -> Result<Option<(Pid, Option<i32>)>> {
-    let found = process::wait(WaitOptions::NOHANG)?;
-    Ok(found.map(|(pid, status)| {
-        let by_signal = status.terminating_signal().map(|signal| 128 + signal);
-        (pid, status.exit_status().or(by_signal))
-    }))
+/// Kills and reaps every other process of the PID namespace. They are all our children, or become it when their parents end.
+fn end_all_others() {
+    loop {
+        match process::wait(WaitOptions::NOHANG) {
+            // A process that is just being created gets no signal, so it is sent again after each that was reaped.
+            Ok(None) => {
+                sys::kill_all_others();
+                let _ = process::wait(WaitOptions::empty());
+            }
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -352,7 +370,7 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_sent() {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
-        for message in [Message::Started, failed] {
+        for message in [Message::Started, failed, Message::Ended(139)] {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }
     }

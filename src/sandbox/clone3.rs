@@ -56,13 +56,13 @@ pub unsafe fn spawn_in(
 /// child has executed a program or ended, as [`vfork(2)`] does: no page table is copied.
 ///
 /// # Safety
-/// As for [`spawn_in`]; what `main` writes is seen here afterwards.
+/// As for [`spawn_in`]; what `main` writes is seen here afterwards. The stack must have room for `main`, and 32 bytes more.
 ///
 /// # Errors
 /// `EAGAIN` at the limit of processes, `ENOMEM`.
 ///
 /// [`vfork(2)`]: https://man7.org/linux/man-pages/man2/vfork.2.html
-pub unsafe fn spawn_sharing_memory(
+pub(super) unsafe fn spawn_sharing_memory(
     stack: &mut [u8],
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,

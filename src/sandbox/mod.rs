@@ -13,17 +13,18 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
 };
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
 use self::child::Message;
 use self::clone3::Child;
 use crate::plan::Plan;
 
-/// A sandbox whose command runs. Dropping it kills every process in it.
+/// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
 #[derive(Debug)]
 pub struct Sandbox {
     init: Child,
+    channel: OwnedFd,
     reaped: bool,
 }
 
@@ -37,21 +38,25 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
         .context("cannot make a socket to talk to the sandbox")?;
     let init = child::spawn(plan, &childs, &ours).map_err(refusal::of_namespaces)?;
     // From here on dropping the sandbox ends the child.
-    let sandbox = Sandbox { init, reaped: false };
+    let sandbox = Sandbox { init, channel: ours, reaped: false };
     drop(childs);
     let mapped = id_map::write(sandbox.init.pid, plan);
     match &mapped {
         // A child that has failed already does not listen, but it has told.
-        Ok(()) => match send(&ours, &[0], SendFlags::NOSIGNAL) {
+        Ok(()) => match send(&sandbox.channel, &[0], SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::PIPE) => {}
             Err(errno) => return Err(errno).context("cannot talk to the sandbox"),
         },
         // The end of the channel ends the child.
-        Err(_) => shutdown(&ours, Shutdown::Write).context("cannot talk to the sandbox")?,
+        Err(_) => shutdown(&sandbox.channel, Shutdown::Write).context("cannot talk to the sandbox")?,
     }
-    match hear(&ours) {
-        Ok(Message::Failed(report)) => Err(refusal::of_step(plan, report)),
-        heard => mapped.and(heard).map(|_| sandbox),
+    match (hear(&sandbox.channel)?, mapped) {
+        (Some(Message::Failed(report)), _) => Err(refusal::of_step(plan, report)),
+        (Some(_), _) => Ok(sandbox),
+        (None, Err(error)) => Err(error),
+        (None, Ok(())) => bail!(
+            "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») says so"
+        ),
     }
 }
 
@@ -63,29 +68,24 @@ fn drop_supplementary_groups() -> Result<()> {
     }
 }
 
-/// What the child has to tell.
-fn hear(channel: &OwnedFd) -> Result<Message> {
+/// What the child has to tell; nothing if it was killed.
+fn hear(channel: &OwnedFd) -> Result<Option<Message>> {
     let mut bytes = [0; Message::SIZE];
-    let length = loop {
+    loop {
         match recv(channel, &mut bytes, RecvFlags::empty()) {
-            Ok((length, _)) => break length,
+            Ok((0, _)) => return Ok(None),
+            Ok(_) => return Ok(Some(Message::from_bytes(bytes))),
             // A child that failed early leaves our byte unread, and the kernel tells us so once, before its last message.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno).context("cannot hear from the sandbox"),
         }
-    };
-    if length == 0 {
-        bail!(
-            "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») says so"
-        );
     }
-    Ok(Message::from_bytes(bytes))
 }
 
 impl Sandbox {
-    /// A descriptor that becomes readable when the sandbox has ended.
-    pub fn pidfd(&self) -> &OwnedFd {
-        &self.init.pidfd
+    /// A descriptor that becomes readable when the command has ended.
+    pub fn end_of_command(&self) -> &OwnedFd {
+        &self.channel
     }
 
     /// Sends `signal` to the command, through the sandbox's first process.
@@ -99,24 +99,27 @@ impl Sandbox {
         }
     }
 
-    /// Waits until the command, and with it every process of the sandbox, has ended. Returns its exit status, or 128+n when
+    /// Waits until the command, and with it every other process of the sandbox, has ended. Returns its exit status, or 128+n when
     /// the signal n ended it.
-    pub fn wait(mut self) -> Result<u8> {
-        let status = self.reap()?.context("the sandbox ended without a status")?;
-        let code = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => code,
-            (None, Some(signal)) => 128 + signal,
-            (None, None) => 255,
-        };
-        Ok(code as u8)
+    ///
+    /// The kernel may still be taking the namespaces down: dropping the sandbox waits for that.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self) -> Result<u8> {
+        if let Some(Message::Ended(status)) = hear(&self.channel)? {
+            return Ok(status);
+        }
+        // Only SIGKILL ends the first process without a word.
+        self.reap()?;
+        Ok(128 + Signal::KILL.as_raw() as u8)
     }
 
-    fn reap(&mut self) -> Result<Option<WaitIdStatus>> {
+    fn reap(&mut self) -> Result<()> {
         let pidfd = WaitId::PidFd(self.init.pidfd.as_fd());
-        let status =
-            retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).context("cannot wait for the sandbox")?;
+        retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).context("cannot wait for the sandbox")?;
         self.reaped = true;
-        Ok(status)
+        Ok(())
     }
 }
 

@@ -115,7 +115,6 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn run(&mut self) -> Result<(), Failure> {
         while let Some(mut level) = self.open.pop() {
-            (self.check_interrupt)()?;
             let Some(entry) = level.source.read() else {
                 self.finish_directory(&level)?;
                 continue;
@@ -126,6 +125,7 @@ impl Copy<'_> {
                 self.open.push(level);
                 continue;
             }
+            (self.check_interrupt)()?;
             let path = level.path.join(OsStr::from_bytes(name.to_bytes()));
             let below = self.copy_entry(&level, name, path)?;
             self.open.push(level);

@@ -7,7 +7,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
@@ -50,7 +50,12 @@ impl Removal<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            match unlinkat(directory, name, AtFlags::empty()) {
+            // The kind is only a hint that saves a call: some file systems do not tell it.
+            let removed = match entry.file_type() {
+                FileType::Directory => Err(Errno::ISDIR),
+                _ => unlinkat(directory, name, AtFlags::empty()),
+            };
+            match removed {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(Errno::ISDIR) => self.remove_directory(directory, name, depth)?,
                 Err(errno) => {

@@ -15,10 +15,12 @@ use crate::sandbox::Sandbox;
 
 /// Waits for the end of `sandbox` and passes on the signals that reach us until then. Returns the command's exit status, or
 /// 128+n when the signal n ended it.
-pub fn wait(sandbox: Sandbox, signals: &Signals) -> Result<u8> {
+pub fn wait(sandbox: &mut Sandbox, signals: &Signals) -> Result<u8> {
     loop {
-        let mut events =
-            [PollFd::new(sandbox.pidfd(), PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut events = [
+            PollFd::new(sandbox.end_of_command(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
         match poll(&mut events, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for the sandbox"),
