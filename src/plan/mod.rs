@@ -159,8 +159,8 @@ impl Plan {
         // What needs no id comes first: it is done while the parent writes the id maps.
         let mut steps = vec![
             Step::DieWithParent,
+            Step::HandOverNetwork,
             Step::ResetSignals,
-            Step::RaiseLoopback,
             Step::SetHostName(c"localhost".into()),
             Step::SetDomainName(c"(none)".into()),
             Step::MakeMountsPrivate,
@@ -181,6 +181,7 @@ impl Plan {
             Step::DropCapabilities,
             Step::CloseDescriptors,
             Step::ChangeDirectory(CString::new(BUILD_DIR)?),
+            Step::AwaitNetwork,
         ]);
         Ok(Self {
             namespaces: Namespaces::all(),

@@ -5,13 +5,15 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
@@ -82,6 +84,8 @@ pub(super) struct Report {
 pub(super) enum Message {
     /// The command could not be executed. The last message.
     Failed(Report),
+    /// With it comes a socket in the sandbox's network namespace, for the parent to bring `lo` up.
+    Network,
     /// The command was executed.
     Started,
     /// The command, and every other process of the sandbox, has ended; with this exit status, or 128+n for the signal n. The
@@ -97,8 +101,9 @@ impl Message {
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let [kind, first, second] = match self {
             Self::Failed(Report { step, errno }) => [0, step as u32, errno.raw_os_error().cast_unsigned()],
-            Self::Started => [1, 0, 0],
-            Self::Ended(status) => [2, u32::from(status), 0],
+            Self::Network => [1, 0, 0],
+            Self::Started => [2, 0, 0],
+            Self::Ended(status) => [3, u32::from(status), 0],
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
             (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
@@ -111,7 +116,8 @@ impl Message {
         let (first, second) = (number([e, f, g, h]), number([i, j, k, l]));
         match number([a, b, c, d]) {
             0 => Self::Failed(Report { step: first as usize, errno: Errno::from_raw_os_error(second.cast_signed()) }),
-            1 => Self::Started,
+            1 => Self::Network,
+            2 => Self::Started,
             _ => Self::Ended(first as u8),
         }
     }
@@ -158,9 +164,9 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
     let parent = unsafe { BorrowedFd::borrow_raw(channel) };
     match step {
         Step::DieWithParent => die_with_parent(parent),
-        Step::AwaitIdMaps => await_id_maps(parent),
+        Step::AwaitIdMaps | Step::AwaitNetwork => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
-        Step::RaiseLoopback => loopback::raise(),
+        Step::HandOverNetwork => hand_over_network(parent),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::MakeMountsPrivate => {
@@ -202,7 +208,8 @@ fn die_with_parent(parent: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn await_id_maps(parent: BorrowedFd<'_>) -> Result<()> {
+/// The parent sends a byte when it has done its part.
+fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
     loop {
         match recv(parent, &mut [0; 1], RecvFlags::empty()) {
             Ok((0, _)) => sys::exit(FAILED),
@@ -211,6 +218,18 @@ fn await_id_maps(parent: BorrowedFd<'_>) -> Result<()> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+fn hand_over_network(parent: BorrowedFd<'_>) -> Result<()> {
+    let socket = loopback::socket()?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let sockets = [socket.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&sockets));
+    let message = Message::Network.to_bytes();
+    let sent = sendmsg(parent, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
+    sys::close(socket);
+    sent.map(|_| ())
 }
 
 fn become_builder() -> Result<()> {
@@ -370,7 +389,7 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_sent() {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
-        for message in [Message::Started, failed, Message::Ended(139)] {
+        for message in [Message::Network, Message::Started, failed, Message::Ended(139)] {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }
     }

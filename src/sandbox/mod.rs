@@ -6,12 +6,15 @@ mod id_map;
 mod loopback;
 mod refusal;
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType,
+    recvmsg, send, shutdown, socketpair,
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
@@ -40,24 +43,44 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     // From here on dropping the sandbox ends the child.
     let sandbox = Sandbox { init, channel: ours, reaped: false };
     drop(childs);
-    let mapped = id_map::write(sandbox.init.pid, plan);
-    match &mapped {
+    let served = serve(&sandbox, plan);
+    if served.is_err() {
+        // The end of the channel ends a child that still waits.
+        shutdown(&sandbox.channel, Shutdown::Write).context("cannot talk to the sandbox")?;
+    }
+    loop {
+        // What the child has to tell explains more than what the parent could not do for it.
+        match hear(&sandbox.channel)? {
+            Some((Message::Failed(report), _)) => return Err(refusal::of_step(plan, report)),
+            Some((Message::Network, _)) => {}
+            Some(_) => return served.map(|()| sandbox),
+            None => {
+                served?;
+                bail!(
+                    "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») \
+                     says so"
+                );
+            }
+        }
+    }
+}
+
+/// The parent's part of the plan, each followed by a byte that lets the child go on.
+fn serve(sandbox: &Sandbox, plan: &Plan) -> Result<()> {
+    id_map::write(sandbox.init.pid, plan)?;
+    let go_on = || match send(&sandbox.channel, &[0], SendFlags::NOSIGNAL) {
         // A child that has failed already does not listen, but it has told.
-        Ok(()) => match send(&sandbox.channel, &[0], SendFlags::NOSIGNAL) {
-            Ok(_) | Err(Errno::PIPE) => {}
-            Err(errno) => return Err(errno).context("cannot talk to the sandbox"),
-        },
-        // The end of the channel ends the child.
-        Err(_) => shutdown(&sandbox.channel, Shutdown::Write).context("cannot talk to the sandbox")?,
-    }
-    match (hear(&sandbox.channel)?, mapped) {
-        (Some(Message::Failed(report)), _) => Err(refusal::of_step(plan, report)),
-        (Some(_), _) => Ok(sandbox),
-        (None, Err(error)) => Err(error),
-        (None, Ok(())) => bail!(
-            "the sandbox was killed before the command ran; if memory was short, the kernel's log («sudo dmesg») says so"
-        ),
-    }
+        Ok(_) | Err(Errno::PIPE) => Ok(()),
+        Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+    };
+    go_on()?;
+    let socket = match hear(&sandbox.channel)? {
+        Some((Message::Network, Some(socket))) => socket,
+        Some((Message::Failed(report), _)) => return Err(refusal::of_step(plan, report)),
+        _ => bail!("the sandbox was killed before it had a network"),
+    };
+    loopback::raise(&socket).context("cannot bring the network interface lo of the sandbox up")?;
+    go_on()
 }
 
 /// The caller's other groups give no right in a build. Only root may drop them; the README says what others see.
@@ -68,13 +91,21 @@ fn drop_supplementary_groups() -> Result<()> {
     }
 }
 
-/// What the child has to tell; nothing if it was killed.
-fn hear(channel: &OwnedFd) -> Result<Option<Message>> {
+/// What the child has to tell, and the descriptor that came with it; nothing if it was killed.
+fn hear(channel: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
     let mut bytes = [0; Message::SIZE];
     loop {
-        match recv(channel, &mut bytes, RecvFlags::empty()) {
-            Ok((0, _)) => return Ok(None),
-            Ok(_) => return Ok(Some(Message::from_bytes(bytes))),
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) if received.bytes == 0 => return Ok(None),
+            Ok(_) => {
+                let descriptor = control.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                    _ => None,
+                });
+                return Ok(Some((Message::from_bytes(bytes), descriptor)));
+            }
             // A child that failed early leaves our byte unread, and the kernel tells us so once, before its last message.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno).context("cannot hear from the sandbox"),
@@ -107,7 +138,7 @@ impl Sandbox {
     /// # Errors
     /// The kernel's.
     pub fn wait(&mut self) -> Result<u8> {
-        if let Some(Message::Ended(status)) = hear(&self.channel)? {
+        if let Some((Message::Ended(status), _)) = hear(&self.channel)? {
             return Ok(status);
         }
         // Only SIGKILL ends the first process without a word.
