@@ -1,0 +1,35 @@
+//! The sandbox of bubblewrap that is nearest to ours.
+//!
+//! It is the weaker one: the kept directory itself is bound, not a copy; the host's `/dev/shm` options, the domain name, the
+//! personality and the protection of root's `/proc` are left out, since bubblewrap does not have them.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::fixture::Fixture;
+
+/// The call of `bwrap` that runs the no-op on the kept directory.
+pub fn command(bwrap: &Path, fixture: &Fixture) -> Result<Command> {
+    let mut command = Command::new(bwrap);
+    command.args(["--unshare-all", "--die-with-parent", "--uid", "1000", "--gid", "100", "--hostname", "localhost"]);
+    command.arg("--clearenv");
+    for variable in &fixture.plan.command.environment {
+        let variable = variable.to_str()?;
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        command.args(["--setenv", name, value]);
+    }
+    command.args(["--ro-bind", "/nix", "/nix", "--bind"]).arg(&fixture.kept).arg("/build");
+    command.arg("--ro-bind").arg(&fixture.noop).arg("/bin/sh");
+    for name in ["group", "passwd", "hosts"] {
+        command.arg("--ro-bind").arg(fixture.directory().join(name)).arg(format!("/etc/{name}"));
+    }
+    command.args(["--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm", "--proc", "/proc"]);
+    command.args(["--perms", "1777", "--dir", "/tmp", "--chdir", "/build", "--"]);
+    for argument in &fixture.plan.command.arguments {
+        command.arg(std::ffi::OsStr::from_bytes(argument.to_bytes()));
+    }
+    Ok(command)
+}

@@ -1,0 +1,79 @@
+//! What is compared: ways to run the same no-op.
+
+mod bare_clone3;
+mod bubblewrap;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix_build_shell::sandbox;
+
+use crate::fixture::Fixture;
+
+/// The kernel's own price of the namespaces.
+pub const FLOOR: &str = "bare clone3";
+/// Our library, with the plan made beforehand.
+pub const LIBRARY: &str = "library call";
+/// Our program, as a user calls it: the copy of a small package's directory is in it.
+pub const PROGRAM: &str = "whole command";
+/// The same where there is next to nothing to copy, as bubblewrap copies nothing.
+const PROGRAM_ALONE: &str = "whole command, env-vars only";
+/// The nearest thing that others have.
+pub const BUBBLEWRAP: &str = "bubblewrap";
+/// No sandbox at all.
+const SPAWN: &str = "spawn and exec";
+
+/// One way to run the no-op.
+pub struct Candidate<'a> {
+    /// Its row in the table.
+    pub name: &'static str,
+    /// Runs the no-op once, and waits for its end.
+    pub run: Box<dyn FnMut() -> Result<()> + 'a>,
+}
+
+/// All candidates that this machine has: bubblewrap may be missing.
+pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
+    let mut candidates = vec![
+        Candidate { name: SPAWN, run: Box::new(program(Command::new(&fixture.noop))) },
+        Candidate { name: FLOOR, run: Box::new(bare_clone3::candidate(&fixture.noop)?) },
+        Candidate { name: LIBRARY, run: Box::new(library_call(fixture)) },
+        Candidate { name: PROGRAM, run: Box::new(program(whole_command(fixture, &fixture.kept))) },
+        Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_command(fixture, &fixture.kept_env_vars))) },
+    ];
+    if let Some(executable) = find_in_path("bwrap") {
+        let command = bubblewrap::command(&executable, fixture)?;
+        candidates.push(Candidate { name: BUBBLEWRAP, run: Box::new(program(command)) });
+    }
+    Ok(candidates)
+}
+
+fn library_call(fixture: &Fixture) -> impl FnMut() -> Result<()> {
+    || {
+        let status = sandbox::start(&fixture.plan)?.wait()?;
+        ensure!(status == 0, "the no-op in the sandbox ended with status {status}");
+        Ok(())
+    }
+}
+
+fn whole_command(fixture: &Fixture, kept: &Path) -> Command {
+    // The checkout may be where another user may not go.
+    let program = env::var_os("NIX_BUILD_SHELL").unwrap_or_else(|| env!("CARGO_BIN_EXE_nix-build-shell").into());
+    let mut command = Command::new(program);
+    command.arg(kept).arg("true").env("TMPDIR", fixture.directory());
+    command
+}
+
+/// A program as a process of its own, with its arguments and environment prepared.
+fn program(mut command: Command) -> impl FnMut() -> Result<()> {
+    move || {
+        let status = command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        ensure!(status.success(), "{} ended with {status}", command.get_program().display());
+        Ok(())
+    }
+}
+
+fn find_in_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
