@@ -182,6 +182,8 @@ impl Plan {
             Step::CloseDescriptors,
             Step::ChangeDirectory(CString::new(BUILD_DIR)?),
             Step::AwaitNetwork,
+            // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
+            Step::DieWithParent,
         ]);
         Ok(Self {
             namespaces: Namespaces::all(),

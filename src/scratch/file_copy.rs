@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    SeekFrom, Stat, XattrFlags, copy_file_range, fgetxattr, flistxattr, fsetxattr, ftruncate, ioctl_ficlone, seek,
+    SeekFrom, Stat, XattrFlags, copy_file_range, fgetxattr, flistxattr, flistxattr_query, fsetxattr, ftruncate,
+    ioctl_ficlone, seek,
 };
 use rustix::io::{Errno, pread, pwrite};
 
@@ -144,7 +145,7 @@ fn next_data(file: &OwnedFd, position: u64, size: u64) -> Result<Option<(u64, u6
 /// out, as `cp -a` does; those of security modules stay with the modules.
 pub(super) fn copy_attributes(source: impl AsFd, target: &OwnedFd) -> rustix::io::Result<()> {
     let source = source.as_fd();
-    match flistxattr(source, &mut [0u8; 0]) {
+    match flistxattr_query(source) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::ACCESS | Errno::PERM) => return Ok(()),
         Ok(_) => {}
         Err(errno) => return Err(errno),

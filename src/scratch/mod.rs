@@ -74,9 +74,10 @@ impl Scratch {
         if kept.directory.canonicalize().is_ok_and(|kept| parent.starts_with(kept)) {
             bail!("{} is inside the kept build directory, which stays untouched; {SET_TMPDIR}", parent.display());
         }
-        let parent_handle = openat(CWD, &parent, DIRECTORY, Mode::empty())
-            .with_context(|| format!("cannot open {}, the place for the scratch copy", parent.display()))?;
-        let mount = fstatvfs(&parent_handle).with_context(|| format!("cannot look at {}", parent.display()))?;
+        let unusable =
+            |errno: Errno| anyhow!("{} cannot hold the scratch copy: {errno}; {SET_TMPDIR}", parent.display());
+        let parent_handle = openat(CWD, &parent, DIRECTORY, Mode::empty()).map_err(unusable)?;
+        let mount = fstatvfs(&parent_handle).map_err(unusable)?;
         if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
             bail!(
                 "{} is mounted noexec, so the build's own programs could not run in a copy there; {SET_TMPDIR}",
