@@ -1,0 +1,86 @@
+"""Who the command is: user 1000 and group 100, one id each, and nothing more."""
+
+import os
+import re
+
+import pytest
+from support import processes
+
+SETS = ["CapInh", "CapPrm", "CapEff", "CapAmb"]
+
+
+def status(caller, *names, **how):
+    """Fields of the command's own /proc/self/status."""
+    lines = caller.inside("cat /proc/self/status", **how).splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return [fields[name].split() for name in names]
+
+
+def test_the_command_is_user_1000_of_group_100(caller):
+    assert caller.inside("id").startswith("uid=1000(nixbld) gid=100(nixbld)")
+    assert status(caller, "Uid", "Gid") == [["1000"] * 4, ["100"] * 4]
+
+
+def test_the_one_user_id_and_the_one_group_id_are_the_callers(caller):
+    maps = caller.inside("cat /proc/self/uid_map /proc/self/gid_map").split()
+    assert maps == ["1000", str(caller.uid), "1", "100", str(caller.uid), "1"]
+
+
+def test_setgroups_is_denied(caller):
+    assert caller.inside("cat /proc/self/setgroups") == "deny\n"
+
+
+def test_the_command_has_no_capability(caller):
+    assert status(caller, *SETS) == [["0000000000000000"]] * 4
+
+
+def test_the_first_process_has_no_capability_either(caller):
+    with caller.start("cat") as running:
+        running.say("it runs\n")
+        running.line()
+        init = processes.status(running.init)
+        assert [init[name] for name in SETS] == ["0000000000000000"] * 4
+        assert init["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["unshare --mount true", "chown 0 /build", "mknod /tmp/null c 1 3", "ip link del lo"],
+)
+def test_a_command_has_no_right_to(caller, command):
+    says = caller.cannot(*command.split())
+    assert re.search("Operation not permitted|Invalid argument", says), says
+
+
+def test_no_privilege_can_be_gained(caller):
+    assert status(caller, "NoNewPrivs") == [["1"]]
+
+
+def test_roots_supplementary_groups_are_dropped(root):
+    assert status(root, "Groups", groups=[4, 27, 12345]) == [[]]
+    assert root.inside("id -G", groups=[4, 27, 12345]) == "100\n"
+
+
+def test_files_of_the_build_belong_to_the_command(caller):
+    owners = caller.inside("find /build -printf '%U:%G\\n' | sort -u")
+    assert owners == "1000:100\n"
+
+
+def test_files_that_the_command_makes_belong_to_the_caller(caller):
+    with caller.start("bash", "-c", "touch /build/made /tmp/made; echo made; read") as running:
+        assert running.line() == "made"
+        for path in ["build/made", "tmp/made"]:
+            made = os.stat(f"/proc/{running.command}/root/{path}")
+            assert (made.st_uid, made.st_gid) == (caller.uid, caller.uid)
+
+
+@pytest.mark.parametrize("what", ["set-user-id", "set-group-id"])
+def test_a_set_id_bit_gives_the_command_nothing(caller, what):
+    mode = {"set-user-id": "4755", "set-group-id": "2755"}[what]
+    script = f"cp $(type -P id) /build/id; chmod {mode} /build/id; /build/id -u; /build/id -g"
+    assert caller.inside(script) == "1000\n100\n"
+
+
+def test_a_build_may_make_a_user_namespace_of_its_own(caller):
+    """Real builds do, and a chroot alone would forbid it."""
+    assert caller.inside("unshare --user --map-root-user id -u") == "0\n"
