@@ -20,6 +20,7 @@ setup: ## install what the rest needs, on Debian and its kin (quick where it is 
 
 build: ## build the program, one static file
 	cargo build --release --locked
+	@echo "built $$(ls -t target/*/release/nix-build-shell | head -n 1)"
 
 demo: setup build ## make a real Nix build fail and open its sandbox
 	@scripts/demo

@@ -56,8 +56,8 @@ impl KeptBuild {
                 Ok(below) if has_env_vars(&below) => (path.join("build"), below),
                 Err(Errno::ACCESS) => return Err(cannot_read(&path.join("build"))),
                 _ => bail!(
-                    "there is no env-vars in {}: either it is not a kept build directory, or the build failed before stdenv \
-                     began or does not use stdenv",
+                    "there is no env-vars in {}: give the directory that Nix names after «keeping build directory»; if it is \
+                     that one, the build does not use stdenv, or failed before stdenv began",
                     path.display()
                 ),
             }
@@ -87,6 +87,10 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
     openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT => anyhow!(
             "there is no directory {}: give the one that Nix names after «keeping build directory»",
+            path.display()
+        ),
+        Errno::NOTDIR if path.extension() == Some("drv".as_ref()) => anyhow!(
+            "{0} is a derivation: build it with «nix-store --realise --keep-failed {0}», and give the directory that Nix keeps",
             path.display()
         ),
         Errno::NOTDIR => anyhow!(

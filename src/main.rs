@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use nix_build_shell::caller::Caller;
-use nix_build_shell::cli::{Options, say};
+use nix_build_shell::cli::{Options, say_error, show_usage};
 use nix_build_shell::kept_build::KeptBuild;
 use nix_build_shell::plan::Plan;
 use nix_build_shell::sandbox;
@@ -16,12 +15,14 @@ use nix_build_shell::session::{self, Interrupted, Signals, Terminal};
 const OWN_ERROR: u8 = 125;
 
 fn main() -> ExitCode {
-    let status = match Options::try_parse() {
+    let status = match Options::from_command_line() {
         Ok(options) => enter(&options).unwrap_or_else(|error| report(&error)),
         Err(usage) => {
-            // Help that nobody reads is no error.
-            let _ = usage.print();
-            if usage.use_stderr() { OWN_ERROR } else { 0 }
+            if show_usage(&usage) {
+                OWN_ERROR
+            } else {
+                0
+            }
         }
     };
     ExitCode::from(status)
@@ -47,12 +48,12 @@ fn enter(options: &Options) -> Result<u8> {
     let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
-    scratch.remove().unwrap_or_else(|error| say(format_args!("{error:#}")));
+    scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)
 }
 
 fn report(error: &anyhow::Error) -> u8 {
-    say(format_args!("{error:#}"));
+    say_error(error);
     match error.downcast_ref() {
         Some(Interrupted(signal)) => 128 + signal.as_raw() as u8,
         None => OWN_ERROR,

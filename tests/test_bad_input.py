@@ -65,7 +65,7 @@ def test_a_build_without_stdenv_has_no_env_vars(caller):
 
 
 def test_any_other_directory_has_no_env_vars(caller):
-    caller.refused("true", build_dir="/usr", mentions=["there is no env-vars in /usr", "not a kept build directory"])
+    caller.refused("true", build_dir="/usr", mentions=["there is no env-vars in /usr", "«keeping build directory»"])
 
 
 def test_a_directory_that_may_not_be_entered(user):
@@ -411,11 +411,24 @@ def test_a_device_in_the_kept_directory_is_named(root):
 # --- The command line ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-such-option"], ["--no-such-option", "DIR"], ["--verbose"], ["--dry-run"]])
-def test_a_wrong_command_line_is_explained(caller, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "which directory?"),
+        (["--verbose"], "which directory?"),
+        (["--dry-run"], "which directory?"),
+        (["--no-such-option"], "'--no-such-option'"),
+        (["--no-such-option", "DIR"], "'--no-such-option'"),
+        (["DIR", "-c", "env"], "-c is no command"),
+        (["DIR", "--", "--run", "make"], "--run is no command"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(caller, arguments, words):
+    """A command that begins with a dash would be an option of the shell's `exec`: `-c` would clear the environment."""
     result = caller.run(caller.program, *arguments)
     assert (result.returncode, result.stdout) == (125, "")
-    assert "Usage: nix-build-shell" in result.stderr and "--help" in result.stderr
+    assert result.stderr.startswith("nix-build-shell: ") and result.stderr.count("\n") == 1
+    assert words in result.stderr and "--help" in result.stderr
 
 
 def test_help_is_given(caller):
@@ -442,7 +455,7 @@ def test_a_dry_run_prints_the_plan_a_step_a_line(caller):
     result = caller.enter("printf", "two words", options=["--dry-run"])
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    ids = [f"1000 {caller.uid} 1", f"100 {caller.uid} 1"]
+    ids = [f"user 1000 to the host's {caller.uid},", f"group 100 to {caller.uid};"]
     for words in [
         str(caller.kept()),
         "user, mnt, pid, ipc, uts, net, cgroup",

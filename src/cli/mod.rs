@@ -3,13 +3,30 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::kept_build::{BUILD_DIR, KeptBuild};
 use crate::plan::Plan;
 use crate::scratch::{CopySummary, Unreadable};
+
+const AFTER_HELP: &str = "\
+The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
+Exit status: the command's own; 128+n if the signal n ended it; 125 if no sandbox could be made.";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  nix-build-shell /tmp/nix-build-foo.drv-0              a shell where the build failed
+  nix-build-shell /tmp/nix-build-foo.drv-0 make check   one command
+  sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
+
+Options stand before BUILD_DIR; all that follows COMMAND belongs to it.
+TMPDIR says where the copy is made [default: /tmp]. The kept directory itself is never changed.
+Exit status: the command's own; 126 or 127 if it could not be executed or found; 128+n if the
+signal n ended it; 125 if no sandbox could be made, with one sentence that says why.";
 
 /// Open the sandbox of a failed Nix build.
 ///
@@ -21,8 +38,8 @@ use crate::scratch::{CopySummary, Unreadable};
     bin_name = "nix-build-shell",
     version,
     override_usage = "nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]",
-    after_help = "The kept directory itself is never changed: the sandbox works on a copy, which goes with it.\n\
-                  Exit status: the command's own; 128+n if the signal n ended it; 125 if no sandbox could be made."
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP
 )]
 pub struct Options {
     /// The directory that Nix named after «keeping build directory»
@@ -30,7 +47,7 @@ pub struct Options {
     pub build_dir: PathBuf,
 
     /// What to run in the sandbox, with its arguments [default: the build's shell]
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
 
     /// Go on without the files of the kept directory that you may not read
@@ -47,6 +64,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options that this program was called with.
+    ///
+    /// # Errors
+    /// The text to show in place of a run, and the exit status that goes with it.
+    pub fn from_command_line() -> Result<Self, clap::Error> {
+        let options = Self::try_parse()?;
+        match options.command.first() {
+            // The shell's `exec` would take it for an option of its own.
+            Some(word) if word.as_bytes().starts_with(b"-") => Err(clap::Error::raw(
+                ErrorKind::UnknownArgument,
+                format!("{} is no command, and options stand before BUILD_DIR", word.display()),
+            )),
+            _ => Ok(options),
+        }
+    }
+
     /// What to do with a file that the caller may not read.
     pub fn unreadable(&self) -> Unreadable {
         if self.ignore_unreadable { Unreadable::LeaveOut } else { Unreadable::Fail }
@@ -75,9 +108,9 @@ impl Options {
         }
         let CopySummary { entries, bytes, left_out } = copied;
         if *left_out > 0 {
-            let files = if *left_out == 1 { "file" } else { "files" };
+            let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };
             say(format_args!(
-                "left out {left_out} {files} of {directory} that you may not read; with sudo they would be there"
+                "left out {left_out} {files} of {directory} that you may not read; with sudo {they} would be there"
             ));
         }
         if self.verbose {
@@ -85,6 +118,36 @@ impl Options {
             plan.to_string().lines().for_each(say);
         }
     }
+}
+
+/// Shows what clap has to say: help and version as they are, a mistake in one sentence of our own voice. Returns whether it was a
+/// mistake.
+pub fn show_usage(usage: &clap::Error) -> bool {
+    let text = usage.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let see_help = "see «nix-build-shell --help»";
+    match usage.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Help that nobody reads is no error.
+            let _ = usage.print();
+            return false;
+        }
+        ErrorKind::MissingRequiredArgument => {
+            say(format_args!(
+                "which directory? Give the one that Nix names after «keeping build directory»; {see_help}"
+            ));
+        }
+        _ => say(format_args!("{}; {see_help}", first.trim_start_matches("error: "))),
+    }
+    true
+}
+
+/// Says why there is no sandbox. The kernel's answers stand in it in words; their numbers, which Rust adds, help nobody.
+pub fn say_error(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    let mut parts = text.split(" (os error ");
+    let start = parts.next().unwrap_or_default().to_owned();
+    say(parts.fold(start, |said, part| said + part.split_once(')').map_or(part, |(_, rest)| rest)));
 }
 
 /// Prints a line on standard error under the program's name. Where nobody can read it there is nobody to tell.

@@ -200,7 +200,12 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespaces: Vec<_> = self.namespaces.names().collect();
         writeln!(f, "create a process in new namespaces: {}", namespaces.join(", "))?;
-        writeln!(f, "map user id {}, group id {}: one id each", self.uid_map, self.gid_map)?;
+        let (uid, gid) = (self.uid_map, self.gid_map);
+        writeln!(
+            f,
+            "map user {} to the host's {}, and group {} to {}; no other id",
+            uid.inside, uid.outside, gid.inside, gid.outside
+        )?;
         for step in &self.steps {
             writeln!(f, "{step}")?;
         }

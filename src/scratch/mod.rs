@@ -185,7 +185,12 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, Owned
             .rand_bytes(RANDOM_CHARACTERS)
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(parent)
-            .map_err(|error| anyhow!("cannot make a scratch directory in {}: {error}; {SET_TMPDIR}", parent.display()))?
+            .map_err(|error| {
+                // tempfile wraps the kernel's answer with a path that means nothing to the caller.
+                let inner = error.get_ref().and_then(|wrapped| wrapped.source());
+                let reason = inner.map_or_else(|| error.to_string(), ToString::to_string);
+                anyhow!("cannot make a scratch directory in {}: {reason}; {SET_TMPDIR}", parent.display())
+            })?
             .keep();
         let name = path.file_name().unwrap_or_default();
         let Ok(handle) = openat(parent_handle, name, DIRECTORY, Mode::empty()) else {
