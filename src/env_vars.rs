@@ -26,8 +26,7 @@ impl EnvVars {
     /// Lines that declare nothing are passed over, as the shell would do with a comment.
     ///
     /// # Errors
-    /// Text that holds a NUL byte, declares nothing at all, or ends inside a quoted value; the message goes after the file's
-    /// name.
+    /// Text that is empty, holds a NUL byte, or ends inside a quoted value; the message goes after the file's name.
     pub fn parse(text: &[u8]) -> Result<Self> {
         if text.is_empty() {
             bail!("is empty: the build ended before stdenv wrote it");

@@ -3,16 +3,17 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat, statat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, stat, statat};
 use rustix::io::Errno;
 
 use crate::env_vars::EnvVars;
 use crate::owner::Owner;
+use crate::quiet_open::open_quietly;
 
 /// Where a build finds itself in Nix's sandbox (`sandbox-build-dir`).
 pub const BUILD_DIR: &str = "/build";
@@ -52,7 +53,7 @@ impl KeptBuild {
         let (directory, handle) = if has_env_vars(&top) {
             (path.to_owned(), top)
         } else {
-            match openat(&top, "build", DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            match open_quietly(&top, "build", OFlags::DIRECTORY | OFlags::NOFOLLOW) {
                 Ok(below) if has_env_vars(&below) => (path.join("build"), below),
                 Err(Errno::ACCESS) => return Err(cannot_read(&path.join("build"))),
                 _ => bail!(
@@ -81,10 +82,8 @@ fn path_of(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|errno| match errno {
+    open_quietly(CWD, path, OFlags::DIRECTORY).map_err(|errno| match errno {
         Errno::NOENT => anyhow!(
             "there is no directory {}: give the one that Nix names after «keeping build directory»",
             path.display()
@@ -113,10 +112,11 @@ fn cannot_read(path: &Path) -> anyhow::Error {
 
 fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<EnvVars> {
     // Without NONBLOCK a fifo of that name would keep us waiting.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = openat(directory, ENV_VARS, flags, Mode::empty()).map_err(|errno| match errno {
+    let file = open_quietly(directory, ENV_VARS, OFlags::NOFOLLOW | OFlags::NONBLOCK).map_err(|errno| match errno {
         Errno::ACCESS | Errno::PERM => cannot_read(path),
         Errno::LOOP => anyhow!("{} is a symbolic link; stdenv writes a file", path.display()),
+        // A socket, or a device without a driver.
+        Errno::NXIO | Errno::NODEV => anyhow!("{} is not a regular file; stdenv writes one", path.display()),
         other => anyhow!("cannot open {}: {other}", path.display()),
     })?;
     let status = fstat(&file).with_context(|| format!("cannot look at {}", path.display()))?;
@@ -147,7 +147,11 @@ fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
         bail!("SHELL in {env_vars} is {shell:?}, which is no path in {STORE}: the sandbox has nothing else");
     };
     let Ok(file) = shell.canonicalize() else {
-        let store_path = Path::new(STORE).join(below_store.iter().next().unwrap_or_default());
+        let name = below_store.iter().next().unwrap_or_default();
+        if !is_store_name(name.as_bytes()) {
+            bail!("SHELL in {env_vars} is {shell:?}, in which no store path is named");
+        }
+        let store_path = Path::new(STORE).join(name);
         bail!(
             "SHELL in {env_vars} is {shell:?}, which is not there (any more): «nix-store --realise {}» brings it back if a \
              substituter has it",
@@ -166,12 +170,16 @@ fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn is_executable(status: &Stat) -> bool {
-    Mode::from_raw_mode(status.st_mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
+/// Whether a name can be that of a store path: 32 characters of Nix's base 32, a dash, and a name of harmless characters. Others
+/// have no place in a command that somebody is told to run.
+fn is_store_name(name: &[u8]) -> bool {
+    name.split_at_checked(33).is_some_and(|(hash, rest)| {
+        hash.strip_suffix(b"-").is_some_and(|hash| hash.iter().all(u8::is_ascii_alphanumeric))
+            && !rest.is_empty()
+            && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte))
+    })
 }
 
-impl AsFd for KeptBuild {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.handle.as_fd()
-    }
+fn is_executable(status: &Stat) -> bool {
+    Mode::from_raw_mode(status.st_mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
 }

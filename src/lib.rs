@@ -10,6 +10,7 @@ pub mod env_vars;
 pub mod kept_build;
 mod owner;
 pub mod plan;
+mod quiet_open;
 pub mod sandbox;
 pub mod scratch;
 pub mod session;

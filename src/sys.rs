@@ -9,7 +9,7 @@ use linux_raw_sys::general;
 use linux_raw_sys::ioctl::SIOCSIFFLAGS;
 use linux_raw_sys::net::ifreq;
 use rustix::io::{Errno, Result};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 /// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,15 +92,62 @@ pub fn ignores_signal(signal: Signal) -> Result<bool> {
     Ok(action.handler == SIG_IGN)
 }
 
+/// The kernel's siginfo_t, 128 bytes; number, errno and code lead it in every architecture of ours, then, 8-byte aligned, the
+/// sender.
+type SignalInfo = [i32; 32];
+
+/// The code of a signal that comes with a value, as of [`sigqueue(3)`](https://man7.org/linux/man-pages/man3/sigqueue.3.html).
+const SI_QUEUE: i32 = -1;
+
+/// Sends `signal` to a process in a PID namespace below ours, so that it can tell it from what others send:
+/// [`pidfd_send_signal(2)`] with the code `SI_QUEUE`.
+///
+/// [`pidfd_send_signal(2)`]: https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html
+pub fn send_signal_as_parent(process: BorrowedFd<'_>, signal: Signal) -> Result<()> {
+    let mut info: SignalInfo = [0; 32];
+    info[0] = signal.as_raw();
+    info[2] = SI_QUEUE;
+    // SAFETY: `info` has the 128 bytes of the kernel's siginfo_t.
+    unsafe {
+        syscall(
+            general::__NR_pidfd_send_signal,
+            [process.as_raw_fd() as usize, signal.as_raw() as usize, &raw const info as usize, 0, 0, 0],
+        )
+    }?;
+    Ok(())
+}
+
+/// The process group of a process, or of this one: [`getpgid(2)`]. A group from outside of this PID namespace has the number 0.
+///
+/// [`getpgid(2)`]: https://man7.org/linux/man-pages/man2/getpgid.2.html
+pub fn process_group(process: Option<Pid>) -> Result<usize> {
+    let number = process.map_or(0, |process| process.as_raw_nonzero().get() as usize);
+    // SAFETY: no pointer is given.
+    unsafe { syscall(general::__NR_getpgid, [number, 0, 0, 0, 0, 0]) }
+}
+
+/// Makes an empty session keyring that of this process: [`keyctl(2)`] with `KEYCTL_JOIN_SESSION_KEYRING`.
+///
+/// # Errors
+/// `ENOSYS` where the kernel has no keyrings, `EPERM` in some containers.
+///
+/// [`keyctl(2)`]: https://man7.org/linux/man-pages/man2/keyctl.2.html
+pub fn join_new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    // SAFETY: the null pointer asks for a keyring without a name.
+    unsafe { syscall(general::__NR_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0]) }?;
+    Ok(())
+}
+
 /// Where a signal came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalOrigin {
     /// The kernel itself: a key of the terminal, a hang-up. It reached the whole foreground process group.
     Kernel,
-    /// A process outside this PID namespace.
-    Outside,
-    /// A process of this PID namespace, or a child that changed state.
-    Inside,
+    /// A process outside this PID namespace, with [`send_signal_as_parent`].
+    Parent,
+    /// Anybody else, or a child that changed state.
+    Other,
 }
 
 /// A signal that was waited for.
@@ -119,10 +166,8 @@ pub struct ReceivedSignal {
 ///
 /// [`rt_sigtimedwait(2)`]: https://man7.org/linux/man-pages/man2/sigtimedwait.2.html
 pub fn wait_for_signal() -> Result<ReceivedSignal> {
-    // struct siginfo: signo, errno and code lead it in every architecture of ours; then, 8-byte aligned, the sender.
-    const SI_USER: i32 = 0;
     const SI_KERNEL: i32 = 0x80;
-    let mut info = [0i32; 32];
+    let mut info: SignalInfo = [0; 32];
     let all = SignalSet::ALL;
     // SAFETY: the set is live, and `info` has the 128 bytes of the kernel's siginfo_t.
     let number = unsafe {
@@ -134,8 +179,8 @@ pub fn wait_for_signal() -> Result<ReceivedSignal> {
     let [_, _, code, _, sender, ..] = info;
     let origin = match (code, sender) {
         (SI_KERNEL, _) => SignalOrigin::Kernel,
-        (SI_USER, 0) => SignalOrigin::Outside,
-        _ => SignalOrigin::Inside,
+        (SI_QUEUE, 0) => SignalOrigin::Parent,
+        _ => SignalOrigin::Other,
     };
     Ok(ReceivedSignal { number: number as i32, origin })
 }

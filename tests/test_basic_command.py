@@ -521,6 +521,14 @@ def test_a_shell_that_is_killed_leaves_the_terminal_as_it_was(caller):
         assert terminal.end() == 0
 
 
+def test_ctrl_c_reaches_a_command_that_left_the_process_group(caller):
+    """As timeout(1) does; the kernel signals the terminal's group only."""
+    with at_a_terminal(caller, "timeout", "1000", "bash", "-c", "echo ready; exec sleep 1000") as terminal:
+        terminal.wait_for(r"ready\r")
+        terminal.type("\x03")
+        terminal.wait_for(r"status=(124|130)")
+
+
 def test_ctrl_c_interrupts_the_command_and_not_the_shell(caller):
     with at_a_terminal(caller) as terminal:
         terminal.wait_for(r"\$ ")

@@ -108,15 +108,15 @@ def test_nothing_below_nix_can_be_changed(caller, no_new_file_below_nix, command
     assert "Read-only file system" in caller.cannot("bash", "-c", command)
 
 
-def test_a_nested_root_cannot_make_it_writable_again(caller):
+def test_a_nested_root_cannot_make_it_writable_again(user):
     """In a user namespace of its own a build may mount, but flags that came from outside are locked."""
     attempt = ["unshare", "--user", "--map-root-user", "--mount", "mount", "--options", "remount,bind,rw", "/nix"]
-    assert "permission denied" in caller.cannot(*attempt)
+    assert "permission denied" in user.cannot(*attempt)
 
 
-def test_a_nested_root_cannot_look_below_a_mount(caller):
+def test_a_nested_root_cannot_look_below_a_mount(user):
     for mount in ["/nix", "/build", "/proc", "/dev/shm", "/dev/null"]:
-        caller.cannot("unshare", "--user", "--map-root-user", "--mount", "umount", mount)
+        user.cannot("unshare", "--user", "--map-root-user", "--mount", "umount", mount)
 
 
 def test_nothing_of_nixs_own_state_is_shown(caller):
@@ -287,7 +287,7 @@ def test_no_way_leads_out_of_the_root(caller, way):
     assert listed in ([], ["bin", "build", "dev", "etc", "nix", "proc", "tmp"])
 
 
-def test_a_nested_chroot_does_not_lead_to_the_old_root(caller):
+def test_a_nested_chroot_does_not_lead_to_the_old_root(user):
     """The classic way out of a mere chroot: a directory kept open from before another one."""
     script = """
         unshare --user --map-root-user bash -c '
@@ -296,7 +296,7 @@ def test_a_nested_chroot_does_not_lead_to_the_old_root(caller):
             chroot /tmp/jail /proc/self/fd/3/bin/sh -c true 2>/dev/null
             cd -P /proc/self/fd/3/../../.. && ls -A'
     """
-    assert caller.inside(script).split() == ["bin", "build", "dev", "etc", "nix", "proc", "tmp"]
+    assert user.inside(script).split() == ["bin", "build", "dev", "etc", "nix", "proc", "tmp"]
 
 
 def test_the_mount_table_holds_the_sandboxs_own_mounts_and_no_more(caller):

@@ -1,7 +1,9 @@
 """Who the command is: user 1000 and group 100, one id each, and nothing more."""
 
 import os
+import os
 import re
+import sys
 
 import pytest
 from support import processes
@@ -81,6 +83,50 @@ def test_a_set_id_bit_gives_the_command_nothing(caller, what):
     assert caller.inside(script) == "1000\n100\n"
 
 
-def test_a_build_may_make_a_user_namespace_of_its_own(caller):
+def test_a_build_may_make_a_user_namespace_of_its_own(user):
     """Real builds do, and a chroot alone would forbid it."""
-    assert caller.inside("unshare --user --map-root-user id -u") == "0\n"
+    assert user.inside("unshare --user --map-root-user id -u") == "0\n"
+
+
+def test_around_root_a_build_may_make_no_user_namespace(root):
+    """In one of its own it could mount the cgroups, which belong to root, and kill the host's processes."""
+    assert "No space left on device" in root.cannot("unshare", "--user", "true")
+    assert "Read-only file system" in root.cannot("bash", "-c", "echo 9 > /proc/sys/user/max_user_namespaces")
+
+
+READ_KEY = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+    enum { KEYCTL_READ = 11 };
+    char text[16] = "";
+    long length = syscall(SYS_keyctl, KEYCTL_READ, atol(argv[1]), text, sizeof text - 1, 0);
+    puts(length < 0 ? "closed" : text);
+    return 0;
+}
+"""
+
+# Makes a session keyring with a key in it, and then becomes a command that gets the key's number as its last argument.
+WITH_KEY = """
+import ctypes, os, sys
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+syscall = ctypes.CDLL(None).syscall
+assert syscall(keyctl, 1, b"session") > 0
+key = syscall(add_key, b"user", b"ticket", b"s3cret", 6, -3)
+assert key > 0
+os.execv(sys.argv[1], [*sys.argv[1:], str(key)])
+"""
+
+
+def test_the_callers_session_keyring_stays_outside(caller):
+    """Tickets and the keys of encrypted directories are in it."""
+    with_key = [sys.executable, "-c", WITH_KEY]
+    compile = 'echo "$1" | cc -x c - -o "$2/read-key"; "$2/read-key" "$3"'
+    here = caller.make_directory("here")
+    outside = caller.run(*with_key, "/bin/bash", "-c", compile, "bash", READ_KEY, str(here))
+    assert outside.stdout == "s3cret\n", outside
+    inside = caller.run(*with_key, *caller.command_line("bash", "-c", compile, "bash", READ_KEY, "/build"))
+    assert inside.stdout == "closed\n", inside

@@ -91,7 +91,8 @@ impl Options {
     /// Standard output's, but for a reader who has seen enough.
     pub fn print_dry_run(&self, kept: &KeptBuild, plan: &Plan, copy: &Path) -> io::Result<()> {
         let text = format!("copy {} to {}\n{plan}", kept.directory.display(), copy.display());
-        match io::stdout().write_all(text.as_bytes()) {
+        let lines: String = text.lines().map(|line| printable(line) + "\n").collect();
+        match io::stdout().write_all(lines.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result,
         }
@@ -118,6 +119,14 @@ impl Options {
             plan.to_string().lines().for_each(say);
         }
     }
+}
+
+/// The text with its control characters escaped: names that a build chose may speak to a terminal.
+fn printable(text: &str) -> String {
+    let escape = |character: char| {
+        if character.is_control() { character.escape_default().to_string() } else { character.into() }
+    };
+    text.chars().map(escape).collect()
 }
 
 /// Shows what clap has to say: help and version as they are, a mistake in one sentence of our own voice. Returns whether it was a
@@ -152,5 +161,5 @@ pub fn say_error(error: &anyhow::Error) {
 
 /// Prints a line on standard error under the program's name. Where nobody can read it there is nobody to tell.
 pub fn say(what: impl Display) {
-    let _ = writeln!(io::stderr(), "nix-build-shell: {what}");
+    let _ = writeln!(io::stderr(), "nix-build-shell: {}", printable(&what.to_string()));
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
-use rustix::mount::MountFlags;
 
 use super::{Access, HostDirectories, Step, c_string, etc_files};
 use crate::caller::Caller;
@@ -64,6 +63,8 @@ pub(super) fn add_steps(
     // Before the old root goes: the kernel grants a new /proc only to whom sees a whole one already.
     root.mount("proc", "proc".as_ref(), "")?;
     if caller.is_root() {
+        // In a user namespace of its own a build could mount the cgroups, which are root's, and kill the host's processes.
+        root.steps.push(Step::ForbidUserNamespaces);
         shut_kernel_settings(&mut root)?;
     }
     root.steps.push(Step::PivotRoot);
@@ -158,7 +159,6 @@ impl Root<'_> {
         self.steps.push(Step::Mount {
             kind: CString::new(kind)?,
             target: c_string(target)?,
-            flags: MountFlags::empty(),
             options: CString::new(options)?,
         });
         Ok(())

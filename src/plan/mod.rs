@@ -161,6 +161,7 @@ impl Plan {
             Step::DieWithParent,
             Step::HandOverNetwork,
             Step::ResetSignals,
+            Step::LeaveSessionKeyring,
             Step::SetHostName(c"localhost".into()),
             Step::SetDomainName(c"(none)".into()),
             Step::MakeMountsPrivate,

@@ -3,8 +3,6 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 
-use rustix::mount::MountFlags;
-
 use super::{SANDBOX_GID, SANDBOX_UID};
 
 /// Whether a mount can be written to.
@@ -47,8 +45,6 @@ pub enum Step {
         kind: CString,
         /// Where.
         target: CString,
-        /// Flags of `mount(2)`.
-        flags: MountFlags,
         /// Options of the file system's own.
         options: CString,
     },
@@ -94,6 +90,10 @@ pub enum Step {
     ForbidCoreDumps,
     /// Set the execution domain: `ADDR_NO_RANDOMIZE`, as Nix does for reproducible builds.
     SetPersonality(u32),
+    /// Allow no user namespace below this one.
+    ForbidUserNamespaces,
+    /// Leave the caller's session keyring, with its tickets and keys, for an empty one.
+    LeaveSessionKeyring,
     /// Gain no privilege by executing a file, whatever its mode: `PR_SET_NO_NEW_PRIVS`.
     ForbidNewPrivileges,
     /// Give every signal its default disposition.
@@ -153,6 +153,8 @@ impl fmt::Display for Step {
             Self::SetPersonality(persona) => {
                 write!(f, "set the personality to {persona:#x} (no address randomisation)")
             }
+            Self::ForbidUserNamespaces => write!(f, "allow no user namespaces in the sandbox"),
+            Self::LeaveSessionKeyring => write!(f, "leave the session keyring for an empty one"),
             Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
             Self::ResetSignals => write!(f, "reset every signal's disposition"),
             Self::HideFromCommand => write!(f, "hide our own memory from the command"),

@@ -12,7 +12,7 @@ use std::ptr;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
-use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
@@ -176,9 +176,11 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
             process::umask(Mode::from_raw_mode(*mask));
             Ok(())
         }
-        Step::Mount { kind, target, flags, options } => {
-            mount::mount(kind.as_c_str(), target.as_c_str(), kind.as_c_str(), *flags, options.as_c_str())
+        Step::Mount { kind, target, options } => {
+            let (kind, target) = (kind.as_c_str(), target.as_c_str());
+            mount::mount(kind, target, kind, MountFlags::empty(), options.as_c_str())
         }
+
         Step::Bind { source, target, recursive, access } => bind(source, target, *recursive, *access),
         Step::MakeDirectory { path, mode } => rustix::fs::mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode)),
         Step::MakeFile { path, mode, content } => make_file(path, Mode::from_raw_mode(*mode), content),
@@ -190,6 +192,8 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
             setrlimit(Resource::Core, limit)
         }
         Step::SetPersonality(persona) => sys::set_personality(*persona),
+        Step::ForbidUserNamespaces => write_file(c"proc/sys/user/max_user_namespaces", b"0"),
+        Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
@@ -261,6 +265,21 @@ fn make_file(path: &CStr, mode: Mode, content: &[u8]) -> Result<()> {
     let written = rustix::io::write(&file, content);
     sys::close(file);
     if written? == content.len() { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
+    let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let written = rustix::io::write(&file, content);
+    sys::close(file);
+    written.map(|_| ())
+}
+
+fn leave_session_keyring() -> Result<()> {
+    match sys::join_new_session_keyring() {
+        // A kernel without keyrings, or a container that forbids them: then there is nothing to leave.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        result => result,
+    }
 }
 
 /// The working directory becomes the root; the old root, then on top of it, is detached; `chroot` makes the change whole.
@@ -344,14 +363,25 @@ fn serve_as_init(command: Pid) -> u8 {
                 end_all_others();
                 return status;
             }
-        } else if received.origin == SignalOrigin::Outside {
-            // What the kernel sends, for a key of the terminal, has reached the command as it reached us; and the command
-            // itself has no business with PID 1.
-            if let Some(signal) = Signal::from_named_raw(received.number) {
-                // It may have ended in this moment; SIGCHLD tells.
-                let _ = process::kill_process(command, signal);
-            }
+        } else if is_for_command(received.origin, command)
+            && let Some(signal) = Signal::from_named_raw(received.number)
+        {
+            // It may have ended in this moment; SIGCHLD tells.
+            let _ = process::kill_process(command, signal);
         }
+    }
+}
+
+/// Whether a signal that has reached the first process is to be passed on.
+fn is_for_command(origin: SignalOrigin, command: Pid) -> bool {
+    match origin {
+        SignalOrigin::Parent => true,
+        // For a key of the terminal, or a hang-up, the kernel signals the whole process group: the command too, unless it has
+        // left the group, as timeout(1) does.
+        SignalOrigin::Kernel => sys::process_group(Some(command)) != sys::process_group(None),
+        // Who signals the group from outside has signalled the parent as well, which passes it on; and the command itself has
+        // no business with PID 1.
+        SignalOrigin::Other => false,
     }
 }
 

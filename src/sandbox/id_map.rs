@@ -27,5 +27,10 @@ fn write_file(pid: Pid, name: &str, content: &str) -> Result<()> {
         .write(true)
         .open(&path)
         .and_then(|mut file| file.write_all(content.as_bytes()))
-        .with_context(|| format!("cannot write «{content}» to {path}, the sandbox's map of ids"))
+        .with_context(|| {
+            format!(
+                "cannot write «{content}» to {path}, the sandbox's map of ids; in a container the user may be unknown: call \
+                 nix-build-shell outside of it"
+            )
+        })
 }

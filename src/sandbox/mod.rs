@@ -22,6 +22,7 @@ use rustix::thread::set_thread_groups;
 use self::child::Message;
 use self::clone3::Child;
 use crate::plan::Plan;
+use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
 #[derive(Debug)]
@@ -124,7 +125,7 @@ impl Sandbox {
     /// # Errors
     /// None when the sandbox has ended already.
     pub fn send_signal(&self, signal: Signal) -> Result<()> {
-        match pidfd_send_signal(&self.init.pidfd, signal) {
+        match sys::send_signal_as_parent(self.init.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno).context("cannot send a signal to the sandbox"),
         }

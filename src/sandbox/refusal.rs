@@ -5,26 +5,33 @@ use std::path::Path;
 
 use anyhow::{Error, anyhow};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::child::Report;
 use crate::plan::{Namespaces, Plan, Step};
 
 /// Why `clone3` could not create the namespaces.
 pub(super) fn of_namespaces(errno: Errno) -> Error {
-    Machine { proc: Path::new("/proc") }.refused_namespaces(errno)
+    Machine::here().refused_namespaces(errno)
 }
 
 /// Why a step of the child failed.
 pub(super) fn of_step(plan: &Plan, report: Report) -> Error {
-    Machine { proc: Path::new("/proc") }.refused_step(plan, report)
+    Machine::here().refused_step(plan, report)
 }
 
 /// What the kernel tells of its settings.
 struct Machine<'a> {
     proc: &'a Path,
+    /// The distributions' switches do not bind root.
+    is_root: bool,
 }
 
 impl Machine<'_> {
+    fn here() -> Self {
+        Self { proc: Path::new("/proc"), is_root: geteuid().is_root() }
+    }
+
     fn refused_namespaces(&self, errno: Errno) -> Error {
         let cause = match errno {
             Errno::NOSPC | Errno::USERS => self.exhausted_namespaces(),
@@ -50,7 +57,7 @@ impl Machine<'_> {
 
     /// The kernel's answer was that we may not.
     fn forbidden_namespaces(&self) -> String {
-        if self.setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+        if !self.is_root && self.setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
             "kernel.unprivileged_userns_clone is 0; «sudo sysctl kernel.unprivileged_userns_clone=1» allows them".into()
         } else if self.apparmor_forbids() {
             APPARMOR.into()
@@ -79,7 +86,6 @@ impl Machine<'_> {
         };
         let may_not = matches!(errno, Errno::PERM | Errno::ACCESS);
         let cause = match (step, errno) {
-            _ if may_not && self.apparmor_forbids() => APPARMOR,
             (Step::Mount { kind, .. }, Errno::PERM) if kind.as_bytes() == b"proc" => {
                 "a container that hides parts of /proc forbids a new one: call nix-build-shell outside of it, or give the \
                  container its whole /proc (for Docker and Podman: --security-opt systempaths=unconfined)"
@@ -92,13 +98,16 @@ impl Machine<'_> {
             (Step::Bind { .. }, Errno::ACCESS) => {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
             }
+            _ if may_not && self.apparmor_forbids() => APPARMOR,
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
             (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
             (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.12 or newer is needed",
             (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"devpts" => {
                 "the kernel was built without pseudo-terminals"
             }
-            (_, Errno::NOSPC) => "the limit of mounts (fs.mount-max) may be reached",
+            (Step::Mount { .. } | Step::Bind { .. }, Errno::NOSPC) => {
+                "the limit of mounts (fs.mount-max) may be reached"
+            }
             _ if may_not && self.is_confined() => CONFINED,
             _ => "«--dry-run» shows the step among the others",
         };
@@ -106,7 +115,7 @@ impl Machine<'_> {
     }
 
     fn apparmor_forbids(&self) -> bool {
-        self.setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
+        !self.is_root && self.setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
     }
 
     /// Whether a seccomp filter is upon us, as in most containers.
@@ -154,7 +163,7 @@ mod tests {
 
     fn refused(errno: Errno, files: &[(&str, &str)]) -> String {
         let proc = proc_with(files);
-        Machine { proc: proc.path() }.refused_namespaces(errno).to_string()
+        Machine { proc: proc.path(), is_root: false }.refused_namespaces(errno).to_string()
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::file_copy::{FileCopy, copy_attributes};
 use crate::caller::Caller;
 use crate::kept_build::KeptBuild;
 use crate::owner::Owner;
+use crate::quiet_open::open_quietly;
 
 /// What to do with a file that the caller may not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,8 +185,8 @@ impl Copy<'_> {
     ) -> Result<Option<Level>, Failure> {
         let source = level.source.fd().map_err(|errno| self.cannot_copy(&path, errno))?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat(source, name, flags | OFlags::RDONLY, Mode::empty())
-            .and_then(|directory| Ok((fstat(&directory)?, Dir::new(directory)?)));
+        let opened =
+            open_quietly(source, name, flags).and_then(|directory| Ok((fstat(&directory)?, Dir::new(directory)?)));
         let (status, source) = match opened {
             Ok((status, source)) => (status, source),
             Err(errno) => {
@@ -212,11 +213,8 @@ impl Copy<'_> {
     fn copy_file(&mut self, level: &Level, name: &CStr, path: &Path, status: &Stat) -> Result<(), Failure> {
         let source = level.source.fd().map_err(|errno| self.cannot_copy(path, errno))?;
         // NONBLOCK and the second look: it may have become a fifo since.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = openat(source, name, flags | OFlags::NOATIME, Mode::empty())
-            // Only the owner may leave the access time alone.
-            .or_else(|errno| if errno == Errno::PERM { openat(source, name, flags, Mode::empty()) } else { Err(errno) })
-            .and_then(|file| Ok((fstat(&file)?, file)));
+        let opened =
+            open_quietly(source, name, OFlags::NOFOLLOW | OFlags::NONBLOCK).and_then(|file| Ok((fstat(&file)?, file)));
         let (status, file) = match opened {
             Ok((now, file)) if FileType::from_raw_mode(now.st_mode) == FileType::RegularFile => (now, file),
             Ok(_) => return Err(anyhow!("{} changed while it was copied", self.kept.join(path).display()).into()),
@@ -294,6 +292,7 @@ impl Copy<'_> {
     fn cannot_copy(&self, path: &Path, errno: Errno) -> Failure {
         let cause = match errno {
             Errno::INVAL if self.owner.is_some() => " (the user who called sudo is not known in this user namespace)",
+            Errno::FBIG => " (it is larger than the limit «ulimit -f»)",
             Errno::MFILE => " (its directories are nested too deeply for the limit «ulimit -Hn»)",
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR => " (it changed while it was copied)",
             _ => "",

@@ -46,6 +46,7 @@ impl FileCopy {
         ftruncate(target, size).map_err(Failure::NoRoom)?;
         let mut position = 0;
         while let Some((start, end)) = next_data(source, position, size)? {
+            check_interrupt()?;
             self.copy_stretch(source, target, start, end, check_interrupt)?;
             position = end;
         }

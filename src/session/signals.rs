@@ -38,7 +38,9 @@ impl Signals {
     pub fn block() -> Result<Self> {
         let wanted: Vec<_> = PASSED_ON.into_iter().filter(|signal| !ignores_signal(*signal).unwrap_or(false)).collect();
         let set = SignalSet::of(&wanted);
-        set_blocked_signals(set).context("cannot block signals")?;
+        // A copy over «ulimit -f» is to fail with an error, which can be told.
+        let blocked: Vec<_> = wanted.iter().copied().chain([Signal::XFSZ]).collect();
+        set_blocked_signals(SignalSet::of(&blocked)).context("cannot block signals")?;
         let queue = signalfd(set).context("cannot make a descriptor for signals")?;
         Ok(Self { queue })
     }
