@@ -107,11 +107,12 @@ def test_a_signal_sent_to_us_reaches_the_commands_handler(caller, name):
 
 
 def test_a_signal_reaches_the_command_once(caller):
-    script = 'trap "((n++)); echo caught \\$n" TERM; trap "exit \\$n" USR1; echo ready; ' + FOR_EVER
+    # Each one after the other: one that comes again while bash ends its trap is lost to bash.
+    script = 'trap "((n++)); echo caught \\$n" TERM HUP INT QUIT USR2; trap "exit \\$n" USR1; echo ready; ' + FOR_EVER
     with caller.start("bash", "-c", script) as running:
         assert running.line() == "ready"
-        for number in range(1, 6):
-            running.signal(signal.SIGTERM)
+        for number, name in enumerate([*PASSED_ON, "SIGUSR2"], start=1):
+            running.signal(getattr(signal, name))
             assert running.line() == f"caught {number}"
         running.signal(signal.SIGUSR1)
         assert running.end() == 5
@@ -157,13 +158,15 @@ def test_what_the_caller_ignores_does_not_reach_the_command(caller):
 
 
 def test_being_stopped_and_continued_confuses_nobody(caller):
-    script = 'trap "exit 6" TERM; trap "echo alive" USR1; echo ready; ' + FOR_EVER
+    # Each signal once: one that comes again while bash ends its trap is lost to bash.
+    script = 'trap "exit 6" TERM; trap "echo alive" USR1 USR2 HUP; echo ready; ' + FOR_EVER
     with caller.start("bash", "-c", script) as running:
         assert running.line() == "ready"
-        for pid in [running.pid, running.init, running.command]:
+        signals = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]
+        for pid, number in zip([running.pid, running.init, running.command], signals, strict=True):
             os.kill(pid, signal.SIGSTOP)
             os.kill(pid, signal.SIGCONT)
-            running.signal(signal.SIGUSR1)
+            running.signal(number)
             assert running.line() == "alive"
         running.signal(signal.SIGSTOP)
         running.signal(signal.SIGTERM)
