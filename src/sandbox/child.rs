@@ -14,13 +14,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
-use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
+use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::clone3::{self, Child};
-use super::loopback;
+use super::message::{Message, Report};
+use super::{init, loopback};
 use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
-use crate::sys::{self, SignalOrigin, SignalSet};
+use crate::sys::{self, SignalSet};
 
 /// Room for the few frames between `clone3` and `execve`.
 const COMMAND_STACK: usize = 16 << 10;
@@ -70,59 +71,6 @@ fn null_terminated(strings: &[CString]) -> Vec<*const u8> {
     pointers.chain([ptr::null()]).collect()
 }
 
-/// Where the child failed and what the kernel said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Report {
-    /// The number of the step; the number of steps for the execution of the command.
-    pub step: usize,
-    /// The kernel's answer.
-    pub errno: Errno,
-}
-
-/// What the child tells the parent. If the channel ends before the last message, the child was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
-    /// The command could not be executed. The last message.
-    Failed(Report),
-    /// With it comes a socket in the sandbox's network namespace, for the parent to bring `lo` up.
-    Network,
-    /// The command was executed.
-    Started,
-    /// The command, and every other process of the sandbox, has ended; with this exit status, or 128+n for the signal n. The
-    /// last message.
-    Ended(u8),
-}
-
-impl Message {
-    /// Bytes of a message in the channel.
-    pub(super) const SIZE: usize = 12;
-
-    /// As it goes through the channel: which one, and two numbers.
-    fn to_bytes(self) -> [u8; Self::SIZE] {
-        let [kind, first, second] = match self {
-            Self::Failed(Report { step, errno }) => [0, step as u32, errno.raw_os_error().cast_unsigned()],
-            Self::Network => [1, 0, 0],
-            Self::Started => [2, 0, 0],
-            Self::Ended(status) => [3, u32::from(status), 0],
-        };
-        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
-            (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
-        [a, b, c, d, e, f, g, h, i, j, k, l]
-    }
-
-    /// As it came through the channel.
-    pub(super) fn from_bytes([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; Self::SIZE]) -> Self {
-        let number = |bytes| u32::from_ne_bytes(bytes);
-        let (first, second) = (number([e, f, g, h]), number([i, j, k, l]));
-        match number([a, b, c, d]) {
-            0 => Self::Failed(Report { step: first as usize, errno: Errno::from_raw_os_error(second.cast_signed()) }),
-            1 => Self::Network,
-            2 => Self::Started,
-            _ => Self::Ended(first as u8),
-        }
-    }
-}
-
 /// The child's first and only function; `argument` is its [`Task`].
 extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the parent passed a task, which lives on in the child's copy of the parent's memory; nobody else is here.
@@ -136,7 +84,7 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     match outcome {
         Ok(command) => {
             tell(&channel, Message::Started);
-            let status = serve_as_init(command);
+            let status = init::serve(command);
             tell(&channel, Message::Ended(status));
             sys::exit(0)
         }
@@ -349,78 +297,4 @@ extern "C" fn become_command(argument: *mut c_void) -> ! {
     };
     execution.failure = Some(errno);
     sys::exit(FAILED)
-}
-
-/// PID 1 of the sandbox: passes on what the parent signals and reaps what the command leaves. With the command everything else
-/// in the sandbox ends. Returns the command's exit status, or 128+n for the signal n, when no other process is left.
-fn serve_as_init(command: Pid) -> u8 {
-    loop {
-        let Ok(received) = sys::wait_for_signal() else {
-            continue;
-        };
-        if received.number == Signal::CHILD.as_raw() {
-            if let Some(status) = reap(command) {
-                end_all_others();
-                return status;
-            }
-        } else if is_for_command(received.origin, command)
-            && let Some(signal) = Signal::from_named_raw(received.number)
-        {
-            // It may have ended in this moment; SIGCHLD tells.
-            let _ = process::kill_process(command, signal);
-        }
-    }
-}
-
-/// Whether a signal that has reached the first process is to be passed on.
-fn is_for_command(origin: SignalOrigin, command: Pid) -> bool {
-    match origin {
-        SignalOrigin::Parent => true,
-        // For a key of the terminal, or a hang-up, the kernel signals the whole process group: the command too, unless it has
-        // left the group, as timeout(1) does.
-        SignalOrigin::Kernel => sys::process_group(Some(command)) != sys::process_group(None),
-        // Who signals the group from outside has signalled the parent as well, which passes it on; and the command itself has
-        // no business with PID 1.
-        SignalOrigin::Other => false,
-    }
-}
-
-/// Reaps every process that has ended; the status of `command` once it is among them.
-fn reap(command: Pid) -> Option<u8> {
-    let mut outcome = None;
-    while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
-        if pid == command {
-            let by_signal = status.terminating_signal().map(|signal| 128 + signal);
-            outcome = status.exit_status().or(by_signal).map(|code| code as u8);
-        }
-    }
-    outcome
-}
-
-/// Kills and reaps every other process of the PID namespace. They are all our children, or become it when their parents end.
-fn end_all_others() {
-    loop {
-        match process::wait(WaitOptions::NOHANG) {
-            // A process that is just being created gets no signal, so it is sent again after each that was reaped.
-            Ok(None) => {
-                sys::kill_all_others();
-                let _ = process::wait(WaitOptions::empty());
-            }
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Err(_) => return,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_read_as_it_was_sent() {
-        let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
-        for message in [Message::Network, Message::Started, failed, Message::Ended(139)] {
-            assert_eq!(Message::from_bytes(message.to_bytes()), message);
-        }
-    }
 }

@@ -3,7 +3,9 @@
 mod child;
 pub mod clone3;
 mod id_map;
+mod init;
 mod loopback;
+mod message;
 mod refusal;
 
 use std::io::IoSliceMut;
@@ -19,8 +21,8 @@ use rustix::net::{
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
-use self::child::Message;
 use self::clone3::Child;
+use self::message::Message;
 use crate::plan::Plan;
 use crate::sys;
 

@@ -7,7 +7,7 @@ use anyhow::{Error, anyhow};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::child::Report;
+use super::message::Report;
 use crate::plan::{Namespaces, Plan, Step};
 
 /// Why `clone3` could not create the namespaces.
