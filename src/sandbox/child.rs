@@ -128,7 +128,6 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
             let (kind, target) = (kind.as_c_str(), target.as_c_str());
             mount::mount(kind, target, kind, MountFlags::empty(), options.as_c_str())
         }
-
         Step::Bind { source, target, recursive, access } => bind(source, target, *recursive, *access),
         Step::MakeDirectory { path, mode } => rustix::fs::mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode)),
         Step::MakeFile { path, mode, content } => make_file(path, Mode::from_raw_mode(*mode), content),
@@ -140,7 +139,9 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
             setrlimit(Resource::Core, limit)
         }
         Step::SetPersonality(persona) => sys::set_personality(*persona),
-        Step::ForbidUserNamespaces => write_file(c"proc/sys/user/max_user_namespaces", b"0"),
+        Step::ForbidUserNamespaces => {
+            write_file(c"proc/sys/user/max_user_namespaces", OFlags::empty(), Mode::empty(), b"0")
+        }
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::ResetSignals => reset_signals(),
@@ -207,19 +208,15 @@ fn make_file(path: &CStr, mode: Mode, content: &[u8]) -> Result<()> {
     if content.is_empty() {
         return rustix::fs::mknodat(CWD, path, FileType::RegularFile, mode, 0);
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, path, flags, mode)?;
-    // The files are small and on a tmpfs: a write that is not whole has no room.
+    write_file(path, OFlags::CREATE | OFlags::EXCL, mode, content)
+}
+
+fn write_file(path: &CStr, flags: OFlags, mode: Mode, content: &[u8]) -> Result<()> {
+    let file = rustix::fs::openat(CWD, path, flags | OFlags::WRONLY | OFlags::CLOEXEC, mode)?;
+    // The content is small, on a tmpfs or in /proc: a write that is not whole has no room.
     let written = rustix::io::write(&file, content);
     sys::close(file);
     if written? == content.len() { Ok(()) } else { Err(Errno::NOSPC) }
-}
-
-fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
-    let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let written = rustix::io::write(&file, content);
-    sys::close(file);
-    written.map(|_| ())
 }
 
 fn leave_session_keyring() -> Result<()> {

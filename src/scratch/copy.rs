@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -203,11 +203,7 @@ impl Copy<'_> {
     /// Mode, owner and times come last: writing an entry changes the times, and needs the permission.
     fn finish_directory(&self, level: &Level) -> Result<(), Failure> {
         let source = level.source.fd().map_err(|errno| self.cannot_copy(&level.path, errno))?;
-        copy_attributes(source, &level.target)
-            .and_then(|()| self.give_to_owner(&level.target))
-            .and_then(|()| fchmod(&level.target, self.mode_of(&level.status)))
-            .and_then(|()| futimens(&level.target, &times_of(&level.status)))
-            .map_err(|errno| self.cannot_write(&level.path, errno))
+        self.finish_opened(source, &level.target, &level.status).map_err(|errno| self.cannot_write(&level.path, errno))
     }
 
     fn copy_file(&mut self, level: &Level, name: &CStr, path: &Path, status: &Stat) -> Result<(), Failure> {
@@ -228,11 +224,7 @@ impl Copy<'_> {
             other => other,
         })?;
         self.summary.bytes += u64::try_from(status.st_size).unwrap_or(0);
-        copy_attributes(&file, &target)
-            .and_then(|()| self.give_to_owner(&target))
-            .and_then(|()| fchmod(&target, self.mode_of(&status)))
-            .and_then(|()| futimens(&target, &times_of(&status)))
-            .map_err(|errno| self.cannot_write(path, errno))
+        self.finish_opened(file.as_fd(), &target, &status).map_err(|errno| self.cannot_write(path, errno))
     }
 
     fn copy_link(&self, level: &Level, name: &CStr, path: &Path, status: &Stat) -> Result<(), Failure> {
@@ -257,11 +249,14 @@ impl Copy<'_> {
         utimensat(&level.target, name, &times_of(status), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn give_to_owner(&self, target: &OwnedFd) -> rustix::io::Result<()> {
-        match self.owner {
-            Some((uid, gid)) => fchown(target, Some(uid), Some(gid)),
-            None => Ok(()),
+    /// Attributes, owner, mode and times of what is open: the times last, since the others change them.
+    fn finish_opened(&self, source: BorrowedFd<'_>, target: &OwnedFd, status: &Stat) -> rustix::io::Result<()> {
+        copy_attributes(source, target)?;
+        if let Some((uid, gid)) = self.owner {
+            fchown(target, Some(uid), Some(gid))?;
         }
+        fchmod(target, self.mode_of(status))?;
+        futimens(target, &times_of(status))
     }
 
     /// As `cp` does where the owner changes, and Nix forbids in any build: no set-user-id, no set-group-id.
