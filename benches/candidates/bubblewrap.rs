@@ -1,7 +1,8 @@
 //! The sandbox of bubblewrap that is nearest to ours.
 //!
-//! It is the weaker one: the kept directory itself is bound, not a copy; the host's `/dev/shm` options, the domain name, the
-//! personality and the protection of root's `/proc` are left out, since bubblewrap does not have them.
+//! It is the weaker one: the kept directory itself is bound, not a copy; the domain name, the personality, the keyring, the limit
+//! of core files and the protection of root's `/proc` are left out, since bubblewrap does not have them. Nor does it wait until
+//! the kernel has taken the sandbox down.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -21,12 +22,24 @@ pub fn command(bwrap: &Path, fixture: &Fixture) -> Result<Command> {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.args(["--setenv", name, value]);
     }
-    command.args(["--ro-bind", "/nix", "/nix", "--bind"]).arg(&fixture.kept).arg("/build");
+    command.args(["--ro-bind", "/nix", "/nix", "--tmpfs", "/nix/var", "--bind"]).arg(&fixture.kept).arg("/build");
     command.arg("--ro-bind").arg(&fixture.noop).arg("/bin/sh");
     for name in ["group", "passwd", "hosts"] {
         command.arg("--ro-bind").arg(fixture.directory().join(name)).arg(format!("/etc/{name}"));
     }
-    command.args(["--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm", "--proc", "/proc"]);
+    command.args([
+        "--dev",
+        "/dev",
+        "--dev-bind-try",
+        "/dev/kvm",
+        "/dev/kvm",
+        "--perms",
+        "1777",
+        "--tmpfs",
+        "/dev/shm",
+        "--proc",
+        "/proc",
+    ]);
     command.args(["--perms", "1777", "--dir", "/tmp", "--chdir", "/build", "--"]);
     for argument in &fixture.plan.command.arguments {
         command.arg(std::ffi::OsStr::from_bytes(argument.to_bytes()));

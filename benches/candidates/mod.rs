@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix_build_shell::sandbox;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, compile};
 
 /// The kernel's own price of the namespaces.
 pub const FLOOR: &str = "bare clone3";
@@ -22,6 +22,8 @@ pub const PROGRAM: &str = "whole command";
 const PROGRAM_ALONE: &str = "whole command, env-vars only";
 /// The nearest thing that others have.
 pub const BUBBLEWRAP: &str = "bubblewrap";
+/// The floor as a program: what any static program of this machine's C library takes to get there, before it does anything.
+const LEAST_PROGRAM: &str = "bare clone3 by a C program";
 /// No sandbox at all.
 const SPAWN: &str = "spawn and exec";
 
@@ -38,6 +40,7 @@ pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
     let mut candidates = vec![
         Candidate { name: SPAWN, run: Box::new(program(Command::new(&fixture.noop))) },
         Candidate { name: FLOOR, run: Box::new(bare_clone3::candidate(&fixture.noop)?) },
+        Candidate { name: LEAST_PROGRAM, run: Box::new(program(least_program(fixture)?)) },
         Candidate { name: LIBRARY, run: Box::new(library_call(fixture)) },
         Candidate { name: PROGRAM, run: Box::new(program(whole_command(fixture, &fixture.kept))) },
         Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_command(fixture, &fixture.kept_env_vars))) },
@@ -55,6 +58,15 @@ fn library_call(fixture: &Fixture) -> impl FnMut() -> Result<()> {
         ensure!(status == 0, "the no-op in the sandbox ended with status {status}");
         Ok(())
     }
+}
+
+fn least_program(fixture: &Fixture) -> Result<Command> {
+    let program = fixture.directory().join("bare-clone3");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/bare_clone3.c");
+    compile(&["-O2", "-static"], Path::new(source), &program)?;
+    let mut command = Command::new(program);
+    command.arg(&fixture.noop);
+    Ok(command)
 }
 
 fn whole_command(fixture: &Fixture, kept: &Path) -> Command {
