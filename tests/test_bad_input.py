@@ -305,6 +305,16 @@ def test_a_container_that_forbids_a_later_step(caller):
     caller.refused("true", preexec_fn=refuse("sethostname", "EPERM"), mentions=mentions)
 
 
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_a_container_that_forbids_filters(caller, error):
+    mentions = ["filter system calls", "seccomp", "container"]
+    caller.refused("true", preexec_fn=refuse("seccomp", error), mentions=mentions)
+
+
+def test_a_kernel_without_filters(caller):
+    caller.refused("true", preexec_fn=refuse("seccomp", "EINVAL"), mentions=["filter system calls", "CONFIG_SECCOMP_FILTER"])
+
+
 def test_a_container_that_hides_parts_of_proc(caller):
     machine = on_another_machine(caller, "mount -t tmpfs none /proc/sys/vm")
     caller.refused(

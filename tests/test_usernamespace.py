@@ -76,13 +76,6 @@ def test_files_that_the_command_makes_belong_to_the_caller(caller):
             assert (made.st_uid, made.st_gid) == (caller.uid, caller.uid)
 
 
-@pytest.mark.parametrize("what", ["set-user-id", "set-group-id"])
-def test_a_set_id_bit_gives_the_command_nothing(caller, what):
-    mode = {"set-user-id": "4755", "set-group-id": "2755"}[what]
-    script = f"cp $(type -P id) /build/id; chmod {mode} /build/id; /build/id -u; /build/id -g"
-    assert caller.inside(script) == "1000\n100\n"
-
-
 def test_a_build_may_make_a_user_namespace_of_its_own(user):
     """Real builds do, and a chroot alone would forbid it."""
     assert user.inside("unshare --user --map-root-user id -u") == "0\n"

@@ -15,6 +15,7 @@ use linux_raw_sys::general;
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
 use crate::kept_build::{BUILD_DIR, KeptBuild};
+use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::ADDR_NO_RANDOMIZE;
 
 /// User id of the builder in the sandbox, as Nix has it.
@@ -178,6 +179,7 @@ impl Plan {
             Step::ForbidCoreDumps,
             Step::SetPersonality(ADDR_NO_RANDOMIZE),
             Step::ForbidNewPrivileges,
+            Step::FilterSystemCalls(SystemCallFilter::of_build()),
             Step::HideFromCommand,
             Step::DropCapabilities,
             Step::CloseDescriptors,

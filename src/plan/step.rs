@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 
 use super::{SANDBOX_GID, SANDBOX_UID};
+use crate::sandbox::seccomp::SystemCallFilter;
 
 /// Whether a mount can be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub enum Step {
     LeaveSessionKeyring,
     /// Gain no privilege by executing a file, whatever its mode: `PR_SET_NO_NEW_PRIVS`.
     ForbidNewPrivileges,
+    /// Let this program decide about every system call from now on. Needs [`Step::ForbidNewPrivileges`] before.
+    FilterSystemCalls(SystemCallFilter),
     /// Give every signal its default disposition.
     ResetSignals,
     /// Keep our memory, environment and descriptors from the command's eyes: `PR_SET_DUMPABLE`.
@@ -156,6 +159,9 @@ impl fmt::Display for Step {
             Self::ForbidUserNamespaces => write!(f, "allow no user namespaces in the sandbox"),
             Self::LeaveSessionKeyring => write!(f, "leave the session keyring for an empty one"),
             Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
+            Self::FilterSystemCalls(_) => {
+                write!(f, "filter system calls (no set-id bits, no extended attributes, no typing into the terminal)")
+            }
             Self::ResetSignals => write!(f, "reset every signal's disposition"),
             Self::HideFromCommand => write!(f, "hide our own memory from the command"),
             Self::DropCapabilities => write!(f, "drop every capability"),

@@ -144,6 +144,7 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         }
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
+        Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::DropCapabilities => drop_capabilities(),

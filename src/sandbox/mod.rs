@@ -1,5 +1,6 @@
 //! Starts a sandbox: the parent's half. It decides and explains; the child only obeys.
 
+mod bpf;
 mod child;
 pub mod clone3;
 mod id_map;
@@ -7,6 +8,7 @@ mod init;
 mod loopback;
 mod message;
 mod refusal;
+pub mod seccomp;
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;

@@ -101,6 +101,10 @@ impl Machine<'_> {
             _ if may_not && self.apparmor_forbids() => APPARMOR,
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
             (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
+            (Step::FilterSystemCalls(_), Errno::NOSYS) if self.is_confined() => CONFINED,
+            (Step::FilterSystemCalls(_), Errno::NOSYS | Errno::INVAL) => {
+                "the kernel was built without filters (CONFIG_SECCOMP_FILTER)"
+            }
             (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.12 or newer is needed",
             (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"devpts" => {
                 "the kernel was built without pseudo-terminals"
