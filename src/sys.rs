@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::SIOCSIFFLAGS;
+use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::net::ifreq;
 use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use rustix::io::{Errno, Result};
@@ -343,6 +344,37 @@ pub fn filter_system_calls(program: &[BpfInstruction]) -> Result<()> {
     unsafe {
         syscall(general::__NR_seccomp, [SECCOMP_SET_MODE_FILTER as usize, 0, &raw const program as usize, 0, 0, 0])
     }?;
+    Ok(())
+}
+
+/// Makes a set of restrictions: those `LANDLOCK_SCOPE_*` flags, and none of files or ports: [`landlock_create_ruleset(2)`].
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.13, `EOPNOTSUPP` where landlock was not switched on, `E2BIG` before Linux 6.12, the first to have scopes.
+///
+/// [`landlock_create_ruleset(2)`]: https://man7.org/linux/man-pages/man2/landlock_create_ruleset.2.html
+pub fn landlock_create_ruleset(scopes: u32) -> Result<OwnedFd> {
+    let attributes = landlock_ruleset_attr { handled_access_fs: 0, handled_access_net: 0, scoped: u64::from(scopes) };
+    // SAFETY: the attributes are live and of the size that is given.
+    let fd = unsafe {
+        syscall(
+            general::__NR_landlock_create_ruleset,
+            [&raw const attributes as usize, size_of::<landlock_ruleset_attr>(), 0, 0, 0, 0],
+        )
+    }?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Restricts this thread, and all that it starts, from now on: [`landlock_restrict_self(2)`].
+///
+/// # Errors
+/// `EPERM` without `no_new_privs` or `CAP_SYS_ADMIN`, `E2BIG` below too many others.
+///
+/// [`landlock_restrict_self(2)`]: https://man7.org/linux/man-pages/man2/landlock_restrict_self.2.html
+pub fn landlock_restrict_self(ruleset: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no pointer is given.
+    unsafe { syscall(general::__NR_landlock_restrict_self, [ruleset.as_raw_fd() as usize, 0, 0, 0, 0, 0]) }?;
     Ok(())
 }
 

@@ -99,6 +99,9 @@ pub enum Step {
     ForbidNewPrivileges,
     /// Let this program decide about every system call from now on. Needs [`Step::ForbidNewPrivileges`] before.
     FilterSystemCalls(SystemCallFilter),
+    /// Reach no abstract unix socket that was made outside, where the kernel can forbid it: for a build that shares the host's
+    /// network. Needs [`Step::ForbidNewPrivileges`] before.
+    ScopeAbstractSockets,
     /// Give every signal its default disposition.
     ResetSignals,
     /// Keep our memory, environment and descriptors from the command's eyes: `PR_SET_DUMPABLE`.
@@ -162,6 +165,7 @@ impl fmt::Display for Step {
             Self::FilterSystemCalls(_) => {
                 write!(f, "filter system calls (no set-id bits, no extended attributes, no typing into the terminal)")
             }
+            Self::ScopeAbstractSockets => write!(f, "keep away from the host's abstract unix sockets"),
             Self::ResetSignals => write!(f, "reset every signal's disposition"),
             Self::HideFromCommand => write!(f, "hide our own memory from the command"),
             Self::DropCapabilities => write!(f, "drop every capability"),

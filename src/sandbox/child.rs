@@ -19,7 +19,7 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::clone3::{self, Child};
 use super::message::{Message, Report};
-use super::{init, loopback};
+use super::{init, landlock, loopback};
 use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
@@ -145,6 +145,7 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
+        Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::DropCapabilities => drop_capabilities(),

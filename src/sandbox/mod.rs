@@ -5,6 +5,7 @@ mod child;
 pub mod clone3;
 mod id_map;
 mod init;
+mod landlock;
 mod loopback;
 mod message;
 mod refusal;
