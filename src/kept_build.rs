@@ -172,7 +172,7 @@ fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
 
 /// Whether a name can be that of a store path: 32 characters of Nix's base 32, a dash, and a name of harmless characters. Others
 /// have no place in a command that somebody is told to run.
-fn is_store_name(name: &[u8]) -> bool {
+pub(crate) fn is_store_name(name: &[u8]) -> bool {
     name.split_at_checked(33).is_some_and(|(hash, rest)| {
         hash.strip_suffix(b"-").is_some_and(|hash| hash.iter().all(u8::is_ascii_alphanumeric))
             && !rest.is_empty()

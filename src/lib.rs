@@ -1,6 +1,6 @@
 //! The sandbox of a failed Nix build, opened again.
 //!
-//! [`kept_build`] reads what the build left, [`scratch`] makes a writable copy of it, [`plan`] holds the whole sandbox as data,
+//! [`kept_build`] reads what the build left, [`nix`] what Nix knows of it, [`scratch`] makes a writable copy of it, [`plan`] holds the whole sandbox as data,
 //! [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs` is the same story in
 //! the program's own words.
 
@@ -8,6 +8,7 @@ pub mod caller;
 pub mod cli;
 pub mod env_vars;
 pub mod kept_build;
+pub mod nix;
 mod owner;
 pub mod plan;
 mod quiet_open;
