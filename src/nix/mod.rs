@@ -1,8 +1,23 @@
-//! What Nix knows of a build: its derivation, and the process that Nix makes of it.
+//! What Nix knows of a build: its derivation, the process that Nix makes of it, and the settings under which it builds.
 
 mod aterm;
 mod base32;
 pub mod builder_environment;
+mod configuration_files;
 pub mod derivation;
+#[cfg(test)]
+mod fake_nix;
+mod file_identity;
+mod nix_program;
 mod output_paths;
+pub mod sandbox_paths;
+pub mod settings;
+mod settings_answer;
+mod settings_cache;
 mod structured_attributes;
+mod surroundings;
+pub mod tmpfs_size;
+
+pub use self::sandbox_paths::SandboxPath;
+pub use self::settings::{SandboxMode, Settings};
+pub use self::tmpfs_size::TmpfsSize;
