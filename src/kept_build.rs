@@ -12,6 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, stat, statat};
 use rustix::io::Errno;
 
 use crate::env_vars::EnvVars;
+use crate::nix::is_store_name;
 use crate::owner::Owner;
 use crate::quiet_open::open_quietly;
 
@@ -168,16 +169,6 @@ fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
         bail!("SHELL in {env_vars} is {shell:?}, which is no program");
     }
     Ok(file)
-}
-
-/// Whether a name can be that of a store path: 32 characters of Nix's base 32, a dash, and a name of harmless characters. Others
-/// have no place in a command that somebody is told to run.
-pub(crate) fn is_store_name(name: &[u8]) -> bool {
-    name.split_at_checked(33).is_some_and(|(hash, rest)| {
-        hash.strip_suffix(b"-").is_some_and(|hash| hash.iter().all(u8::is_ascii_alphanumeric))
-            && !rest.is_empty()
-            && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte))
-    })
 }
 
 fn is_executable(status: &Stat) -> bool {

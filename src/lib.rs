@@ -1,8 +1,8 @@
 //! The sandbox of a failed Nix build, opened again.
 //!
-//! [`kept_build`] reads what the build left, [`nix`] what Nix knows of it, [`scratch`] makes a writable copy of it, [`plan`] holds the whole sandbox as data,
-//! [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs` is the same story in
-//! the program's own words.
+//! [`kept_build`] reads what the build left and [`nix`] what Nix knows of it, [`scratch`] makes a writable copy, [`plan`] holds the
+//! whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
+//! is the same story in the program's own words.
 
 pub mod caller;
 pub mod cli;

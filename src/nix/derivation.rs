@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use super::aterm;
-use crate::kept_build::is_store_name;
+use super::is_store_name;
 use crate::quiet_open::open_quietly;
 
 /// Far more than Nix can build: what a derivation passes to its builder has to fit into an environment, or a file or two.

@@ -14,10 +14,12 @@ pub mod sandbox_paths;
 pub mod settings;
 mod settings_answer;
 mod settings_cache;
+mod store_path;
 mod structured_attributes;
 mod surroundings;
 pub mod tmpfs_size;
 
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
+pub use self::store_path::is_store_name;
 pub use self::tmpfs_size::TmpfsSize;
