@@ -83,7 +83,8 @@ impl Store {
     /// Opens the records of this store: the database, or where that cannot be read, what `nix-store` says of it.
     ///
     /// # Errors
-    /// When there is no database, or the file is none of Nix's, or it cannot be read and there is no `nix-store`: one sentence.
+    /// When there is no database, or the file is none of SQLite's, one sentence. That `nix-store` is missing, or cannot answer, shows
+    /// at the first question, as does a database of SQLite's that is not Nix's.
     pub fn open(&self) -> Result<StoreRecords> {
         let file = self.state_directory.join("db/db.sqlite");
         let source = match StoreDatabase::open(&file, &self.directory) {
