@@ -8,23 +8,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, stat, statat};
+use rustix::fs::{CWD, Dir, FileType, OFlags, fstat, stat, statat};
 use rustix::io::Errno;
 
 use crate::env_vars::EnvVars;
-use crate::nix::is_store_name;
 use crate::owner::Owner;
 use crate::quiet_open::open_quietly;
 
-/// Where a build finds itself in Nix's sandbox (`sandbox-build-dir`).
+/// Where a build finds itself in Nix's sandbox, unless `sandbox-build-dir` says otherwise.
 pub const BUILD_DIR: &str = "/build";
 
-/// Where Nix keeps what it built.
-const STORE: &str = "/nix/store";
 /// The file that stdenv writes at the start of each phase.
 const ENV_VARS: &str = "env-vars";
 /// More than any environment that a kernel would execute a program with; a real file has a few kilobytes.
 const ENV_VARS_LIMIT: u64 = 16 << 20;
+/// Where structured attributes are, for programs to read.
+const ATTRIBUTES: &str = ".attrs.json";
+/// More than Nix can send to a builder through a pipe in a sensible time.
+const ATTRIBUTES_LIMIT: u64 = 64 << 20;
 
 /// A failed build's directory and what it tells of its sandbox.
 #[derive(Debug)]
@@ -33,20 +34,34 @@ pub struct KeptBuild {
     pub directory: PathBuf,
     /// The same directory, opened, so that everything below it is reached without its name.
     pub handle: OwnedFd,
-    /// The build's shell: a path in the store, as the build had it in `SHELL`.
-    pub shell: PathBuf,
-    /// The file on this machine that `shell` leads to, free of symbolic links.
-    pub shell_file: PathBuf,
-    /// `NIX_BUILD_TOP`, where the build was: another directory than `/build` says that Nix built without its sandbox.
-    pub build_top: PathBuf,
+    /// What stdenv exported when the last phase began, or why that cannot be known.
+    pub env_vars: Result<EnvVars, NoEnvVars>,
+}
+
+/// Why there is no `env-vars` to go by: one sentence.
+#[derive(Clone, Debug)]
+pub enum NoEnvVars {
+    /// The build does not use stdenv, or failed before stdenv began.
+    Missing(String),
+    /// It belongs to a build user.
+    Unreadable(String),
+}
+
+impl NoEnvVars {
+    /// The sentence.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Missing(reason) | Self::Unreadable(reason) => reason,
+        }
+    }
 }
 
 impl KeptBuild {
-    /// Opens the kept build directory `path`, or `path/build`, where Nix 2.26 and later put it, when `env-vars` is only there.
+    /// Opens the kept build directory `path`, or `path/build`, where Nix 2.26 and later put it, when `env-vars` is only there or
+    /// there is nothing else.
     ///
     /// # Errors
-    /// Whatever keeps the directory from being entered, one sentence each with its remedy: no directory, no or no readable or
-    /// no sensible `env-vars` in it, no shell named there, or one that the store no longer has.
+    /// Whatever keeps the directory from being entered, one sentence each with its remedy; or an `env-vars` that is none.
     pub fn open(path: &Path) -> Result<Self> {
         let top = open_directory(path)?;
         let has_env_vars =
@@ -55,28 +70,74 @@ impl KeptBuild {
             (path.to_owned(), top)
         } else {
             match open_quietly(&top, "build", OFlags::DIRECTORY | OFlags::NOFOLLOW) {
-                Ok(below) if has_env_vars(&below) => (path.join("build"), below),
+                Ok(below) if has_env_vars(&below) || holds_nothing_but_build(&top) => (path.join("build"), below),
                 Err(Errno::ACCESS) => return Err(cannot_read(&path.join("build"))),
-                _ => bail!(
-                    "there is no env-vars in {}: give the directory that Nix names after «keeping build directory»; if it is \
-                     that one, the build does not use stdenv, or failed before stdenv began",
-                    path.display()
-                ),
+                _ => (path.to_owned(), top),
             }
         };
-        let env_vars_path = directory.join(ENV_VARS);
-        let env_vars = read_env_vars(&handle, &env_vars_path)?;
-        let shell = env_vars.get("SHELL").with_context(|| {
-            format!(
-                "{} declares no SHELL, so there is no shell to run: it is not the whole file that stdenv writes",
-                env_vars_path.display()
-            )
-        })?;
-        let shell = path_of(shell);
-        let shell_file = find_shell(&shell, &env_vars_path)?;
-        let build_top = env_vars.get("NIX_BUILD_TOP").map_or(BUILD_DIR.into(), path_of);
-        Ok(Self { directory, handle, shell, shell_file, build_top })
+        let env_vars = read_env_vars(&handle, &directory.join(ENV_VARS))?;
+        Ok(Self { directory, handle, env_vars })
     }
+
+    /// The value of a variable that was exported when the last phase began.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.env_vars.as_ref().ok()?.get(name)
+    }
+
+    /// Where `env-vars` is, or would be.
+    pub fn env_vars_file(&self) -> PathBuf {
+        self.directory.join(ENV_VARS)
+    }
+
+    /// Where Nix built, if that was not in its sandbox.
+    pub fn built_outside_sandbox(&self) -> Option<PathBuf> {
+        self.variable("NIX_BUILD_TOP").map(path_of).filter(|top| top != BUILD_DIR)
+    }
+
+    /// The store paths that the build was to make, as its variables or its structured attributes name them. They come from the
+    /// build: what is no store path may be among them.
+    pub fn outputs(&self) -> Vec<PathBuf> {
+        let names = self.variable("outputs").unwrap_or(b"out").split(u8::is_ascii_whitespace);
+        let of_variables: Vec<_> = names
+            .filter_map(|name| Some(path_of(self.variable(str::from_utf8(name).ok()?)?)))
+            .filter(|path| path.is_absolute())
+            .collect();
+        if of_variables.is_empty() { self.outputs_of_attributes() } else { of_variables }
+    }
+
+    fn outputs_of_attributes(&self) -> Vec<PathBuf> {
+        let read = || -> Option<serde_json::Value> {
+            let file = open_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
+            let status = fstat(&file).ok()?;
+            let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+            let size = u64::try_from(status.st_size).unwrap_or(u64::MAX);
+            (is_file && size <= ATTRIBUTES_LIMIT).then_some(())?;
+            let mut text = Vec::new();
+            File::from(file).take(ATTRIBUTES_LIMIT).read_to_end(&mut text).ok()?;
+            serde_json::from_slice(&text).ok()
+        };
+        let attributes = read().unwrap_or_default();
+        let outputs = attributes["outputs"].as_object().into_iter().flat_map(serde_json::Map::values);
+        outputs.filter_map(|path| path.as_str().map(PathBuf::from)).collect()
+    }
+
+    /// The name of the derivation in the directory's: `nix-build-NAME.drv-N`, as Nix before 2.30 has it.
+    pub fn derivation_name(&self) -> Option<String> {
+        // Whatever «.» and links the caller has written.
+        let path = self.directory.canonicalize().ok()?;
+        let directory = if path.ends_with("build") { path.parent()? } else { &path };
+        let name = directory.file_name()?.to_str()?.strip_prefix("nix-build-")?;
+        let (name, number) = name.rsplit_once(".drv-")?;
+        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+    }
+}
+
+/// Whether `build` is all that is in a directory, as in the one that Nix 2.26 and later make around it.
+fn holds_nothing_but_build(directory: &OwnedFd) -> bool {
+    let Ok(entries) = Dir::read_from(directory) else {
+        return false;
+    };
+    entries.flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".." | b"build"))
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
@@ -87,10 +148,6 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
     open_quietly(CWD, path, OFlags::DIRECTORY).map_err(|errno| match errno {
         Errno::NOENT => anyhow!(
             "there is no directory {}: give the one that Nix names after «keeping build directory»",
-            path.display()
-        ),
-        Errno::NOTDIR if path.extension() == Some("drv".as_ref()) => anyhow!(
-            "{0} is a derivation: build it with «nix-store --realise --keep-failed {0}», and give the directory that Nix keeps",
             path.display()
         ),
         Errno::NOTDIR => anyhow!(
@@ -111,10 +168,24 @@ fn cannot_read(path: &Path) -> anyhow::Error {
     anyhow!("you may not read {}: {owner}; call nix-build-shell with sudo", path.display())
 }
 
-fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<EnvVars> {
+/// The outer error is a file that cannot be what stdenv writes.
+fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<Result<EnvVars, NoEnvVars>> {
     // Without NONBLOCK a fifo of that name would keep us waiting.
-    let file = open_quietly(directory, ENV_VARS, OFlags::NOFOLLOW | OFlags::NONBLOCK).map_err(|errno| match errno {
-        Errno::ACCESS | Errno::PERM => cannot_read(path),
+    let opened = open_quietly(directory, ENV_VARS, OFlags::NOFOLLOW | OFlags::NONBLOCK);
+    if let Err(errno) = opened {
+        let in_directory = path.parent().unwrap_or(path).display();
+        match errno {
+            Errno::ACCESS | Errno::PERM => return Ok(Err(NoEnvVars::Unreadable(cannot_read(path).to_string()))),
+            Errno::NOENT => {
+                return Ok(Err(NoEnvVars::Missing(format!(
+                    "there is no env-vars in {in_directory}: give the directory that Nix names after «keeping build \
+                     directory»; if it is that one, the build does not use stdenv, or failed before stdenv began"
+                ))));
+            }
+            _ => {}
+        }
+    }
+    let file = opened.map_err(|errno| match errno {
         Errno::LOOP => anyhow!("{} is a symbolic link; stdenv writes a file", path.display()),
         // A socket, or a device without a driver.
         Errno::NXIO | Errno::NODEV => anyhow!("{} is not a regular file; stdenv writes one", path.display()),
@@ -138,39 +209,5 @@ fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<EnvVars> {
         .take(ENV_VARS_LIMIT)
         .read_to_end(&mut text)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    EnvVars::parse(&text).map_err(|reason| anyhow!("{} {reason}", path.display()))
-}
-
-/// The file that the build's `SHELL` leads to, which has to be an executable one in the store.
-fn find_shell(shell: &Path, env_vars: &Path) -> Result<PathBuf> {
-    let env_vars = env_vars.display();
-    let Ok(below_store) = shell.strip_prefix(STORE) else {
-        bail!("SHELL in {env_vars} is {shell:?}, which is no path in {STORE}: the sandbox has nothing else");
-    };
-    let Ok(file) = shell.canonicalize() else {
-        let name = below_store.iter().next().unwrap_or_default();
-        if !is_store_name(name.as_bytes()) {
-            bail!("SHELL in {env_vars} is {shell:?}, in which no store path is named");
-        }
-        let store_path = Path::new(STORE).join(name);
-        bail!(
-            "SHELL in {env_vars} is {shell:?}, which is not there (any more): «nix-store --realise {}» brings it back if a \
-             substituter has it",
-            store_path.display()
-        );
-    };
-    let store = Path::new(STORE).canonicalize().unwrap_or(STORE.into());
-    if !file.starts_with(&store) {
-        bail!("SHELL in {env_vars} is {shell:?}, which leads out of {STORE}, to {file:?}");
-    }
-    let is_program = stat(&file)
-        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile && is_executable(&status));
-    if !is_program {
-        bail!("SHELL in {env_vars} is {shell:?}, which is no program");
-    }
-    Ok(file)
-}
-
-fn is_executable(status: &Stat) -> bool {
-    Mode::from_raw_mode(status.st_mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
+    EnvVars::parse(&text).map(Ok).map_err(|reason| anyhow!("{} {reason}", path.display()))
 }

@@ -1,12 +1,14 @@
 //! The sandbox of a failed Nix build, opened again.
 //!
-//! [`kept_build`] reads what the build left and [`nix`] what Nix knows of it, [`scratch`] makes a writable copy, [`plan`] holds the
-//! whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
+//! [`kept_build`] reads what the build left and [`nix`] what Nix knows of it, [`failed_build`] puts both together, [`scratch`] makes
+//! a writable copy, [`plan`] holds the whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
 //! is the same story in the program's own words.
 
+pub mod build_shell;
 pub mod caller;
 pub mod cli;
 pub mod env_vars;
+pub mod failed_build;
 pub mod kept_build;
 pub mod nix;
 mod owner;

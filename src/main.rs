@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use nix_build_shell::caller::Caller;
 use nix_build_shell::cli::{Options, say_error, show_usage};
-use nix_build_shell::kept_build::KeptBuild;
+use nix_build_shell::failed_build::FailedBuild;
+use nix_build_shell::nix::Settings;
 use nix_build_shell::plan::Plan;
 use nix_build_shell::sandbox;
 use nix_build_shell::scratch::Scratch;
@@ -31,18 +32,19 @@ fn main() -> ExitCode {
 fn enter(options: &Options) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
-    let kept = KeptBuild::open(&options.build_dir)?;
+    let settings = Settings::in_force();
+    let build = FailedBuild::open(&options.build_dir, &options.wishes(), &settings)?;
     let scratch_parent = Scratch::default_parent();
     if options.dry_run {
         let directories = Scratch::example_directories(&scratch_parent);
-        let plan = Plan::new(&kept, &caller, &directories, &options.command)?;
-        options.print_dry_run(&kept, &plan, &directories.build).context("cannot print the plan")?;
+        let plan = Plan::new(&build, &settings, &caller, &directories, &options.command)?;
+        options.print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
-    let scratch = Scratch::create(&scratch_parent, &kept)?;
-    let copied = scratch.copy_build(&kept, &caller, options.unreadable(), &|| signals.check_interrupt())?;
-    let plan = Plan::new(&kept, &caller, scratch.directories(), &options.command)?;
-    options.tell(&kept, &copied, &plan);
+    let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
+    let copied = scratch.fill(&build, &caller, options.unreadable(&build), &|| signals.check_interrupt())?;
+    let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
+    options.tell(&build, &copied, &plan);
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
     let status = session::wait(&mut sandbox, &signals)?;

@@ -19,6 +19,41 @@ impl Owner {
     }
 }
 
+/// The ids that Nix takes for builds by itself with `auto-allocate-uids`: its settings `start-id` and `id-count`, by default.
+const ALLOCATED_IDS: std::ops::Range<u32> = 0x3400_0000..0x3400_0000 + 0x0080_0000;
+
+/// Whether `uid` is one that a multi-user Nix builds as: a member of its group of build users, as `nixbld1` is of `nixbld`, or an
+/// id of [`auto-allocate-uids`].
+///
+/// [`auto-allocate-uids`]: https://nix.dev/manual/nix/latest/command-ref/conf-file#conf-auto-allocate-uids
+pub fn is_build_user(uid: u32, group: &str) -> bool {
+    if ALLOCATED_IDS.contains(&uid) {
+        return true;
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Some(name) = name_of(&passwd, uid) else {
+        return false;
+    };
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    is_numbered(name, "nixbld") || is_member(&groups, group, name) || is_member(&groups, "nixbld", name)
+}
+
+/// `nixbld7`, and on macOS and some Linux distributions `_nixbld7`.
+fn is_numbered(name: &str, stem: &str) -> bool {
+    let number = name.trim_start_matches('_').strip_prefix(stem);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether `user` is listed as a member of `group` in a file of the form that [`group(5)`] describes.
+///
+/// [`group(5)`]: https://man7.org/linux/man-pages/man5/group.5.html
+fn is_member(groups: &str, group: &str, user: &str) -> bool {
+    groups.lines().any(|line| {
+        let mut fields = line.split(':');
+        fields.next() == Some(group) && fields.nth(2).is_some_and(|members| members.split(',').any(|name| name == user))
+    })
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { uid, mode } = self;
@@ -45,6 +80,16 @@ fn name_of(passwd: &str, uid: u32) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn build_users_are_known_by_number_group_and_range() {
+        assert!(is_numbered("nixbld12", "nixbld") && is_numbered("_nixbld1", "nixbld"));
+        assert!(!is_numbered("nixbld", "nixbld") && !is_numbered("nixbldx", "nixbld"));
+        let groups = "users:x:100:\nbuilders:x:30000:build-a,build-b\n";
+        assert!(is_member(groups, "builders", "build-b"));
+        assert!(!is_member(groups, "builders", "build") && !is_member(groups, "users", "build-a"));
+        assert!(is_build_user(0x3400_0001, "") && !is_build_user(0, "nixbld"));
+    }
 
     #[test]
     fn a_user_has_the_name_of_his_line() {

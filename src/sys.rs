@@ -236,6 +236,9 @@ pub unsafe fn close_range(first: u32, last: u32) -> Result<()> {
 /// No address space randomisation: a flag of [`set_personality`], which linux-raw-sys does not have.
 pub const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
 
+/// The execution domain in which the kernel calls itself a 32-bit one.
+pub const PER_LINUX32: u32 = 0x0008;
+
 /// Sets the execution domain and its flags, such as `ADDR_NO_RANDOMIZE`: [`personality(2)`].
 ///
 /// [`personality(2)`]: https://man7.org/linux/man-pages/man2/personality.2.html

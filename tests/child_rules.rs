@@ -4,11 +4,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::env;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use nix_build_shell::build_shell::BuildShell;
 use nix_build_shell::caller::Caller;
-use nix_build_shell::kept_build::KeptBuild;
+use nix_build_shell::failed_build::{EntryEnvironment, FailedBuild, Kind, Preparation, StoreView};
+use nix_build_shell::nix::Settings;
+use nix_build_shell::nix::store::Store;
 use nix_build_shell::plan::{Access, Plan, Step};
 use nix_build_shell::sandbox;
 use nix_build_shell::scratch::{Scratch, Unreadable};
@@ -64,20 +66,24 @@ fn main() {
     println!("test result: ok. 3 passed; 0 failed");
 }
 
-/// A scratch directory around an empty kept one, and the plan of its sandbox.
+/// A scratch directory for a build that left nothing, and the plan of its sandbox.
 fn with_plan(test: impl FnOnce(Plan)) {
-    let kept_directory = tempfile::tempdir().unwrap();
-    let kept = KeptBuild {
-        directory: kept_directory.path().to_owned(),
-        handle: OwnedFd::from(std::fs::File::open(kept_directory.path()).unwrap()),
-        shell: "/bin/sh".into(),
-        shell_file: env::current_exe().unwrap(),
-        build_top: "/build".into(),
+    let build = FailedBuild {
+        kept: None,
+        derivation: None,
+        store: Store::from_environment().unwrap(),
+        store_view: StoreView::Whole,
+        shell: BuildShell { path: "/bin/sh".into(), applet: None, file: env::current_exe().unwrap() },
+        environment: EntryEnvironment { preparation: Preparation::Nothing, variables: Vec::new(), files: Vec::new() },
+        kind: Kind::SingleUser,
+        has_network: false,
+        sandbox_paths: Vec::new(),
+        notes: Vec::new(),
     };
     let caller = Caller::current();
-    let scratch = Scratch::create(&env::temp_dir(), &kept).unwrap();
-    scratch.copy_build(&kept, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
-    let plan = Plan::new(&kept, &caller, scratch.directories(), &[""; 0]).unwrap();
+    let scratch = Scratch::create(&env::temp_dir(), None).unwrap();
+    scratch.fill(&build, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
+    let plan = Plan::new(&build, &Settings::default(), &caller, scratch.directories(), &[""; 0]).unwrap();
     PARENT.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
     test(plan);
     PARENT.store(0, Ordering::Relaxed);

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::{BUILD_DIR, KeptBuild};
-use crate::plan::Plan;
+use crate::nix::SandboxPath;
+use crate::plan::{BUILD, Plan};
 use crate::scratch::{CopySummary, Unreadable};
 
 const AFTER_HELP: &str = "\
@@ -54,6 +56,38 @@ pub struct Options {
     #[arg(long)]
     pub ignore_unreadable: bool,
 
+    /// The derivation that was built, where it cannot be found out
+    #[arg(long, value_name = "DRV")]
+    pub derivation: Option<PathBuf>,
+
+    /// What of the store is shown: what the build could see, or all of it
+    #[arg(long, value_name = "closure|full", hide_possible_values = true)]
+    pub store: Option<StoreExtent>,
+
+    /// The root of the store that was built in, as of «nix-build --store ROOT»
+    #[arg(long, value_name = "ROOT")]
+    pub store_root: Option<PathBuf>,
+
+    /// Share the host's network, as a fixed-output derivation does
+    #[arg(long, overrides_with = "no_network")]
+    pub network: bool,
+
+    /// Have no network but lo
+    #[arg(long)]
+    pub no_network: bool,
+
+    /// Whose sandbox it is to be like: one built by a Nix daemon, or by the owner of the store
+    #[arg(long, value_name = "multi-user|single-user", hide_possible_values = true)]
+    pub like: Option<Kind>,
+
+    /// Show a path of the host, read-only; with a «?» behind it it may be missing
+    #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value())]
+    pub bind: Vec<SandboxPath>,
+
+    /// The same, writable: what is written there is written on the host
+    #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value())]
+    pub bind_rw: Vec<SandboxPath>,
+
     /// Print what would be done, a step a line, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -80,17 +114,34 @@ impl Options {
         }
     }
 
-    /// What to do with a file that the caller may not read.
-    pub fn unreadable(&self) -> Unreadable {
-        if self.ignore_unreadable { Unreadable::LeaveOut } else { Unreadable::Fail }
+    /// What to do with a file that the caller may not read. Where the build belongs to a build user there are always some.
+    pub fn unreadable(&self, build: &FailedBuild) -> Unreadable {
+        if self.ignore_unreadable || build.is_closed_to_caller() { Unreadable::LeaveOut } else { Unreadable::Fail }
+    }
+
+    /// What the caller knows better than what can be found out.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            derivation: self.derivation.clone(),
+            store: self.store,
+            store_root: self.store_root.clone(),
+            network: if self.network { Some(true) } else { self.no_network.then_some(false) },
+            like: self.like,
+            bind: self.bind.clone(),
+            bind_writable: self.bind_rw.clone(),
+        }
     }
 
     /// Prints what would be done: what is copied, then the plan.
     ///
     /// # Errors
     /// Standard output's, but for a reader who has seen enough.
-    pub fn print_dry_run(&self, kept: &KeptBuild, plan: &Plan, copy: &Path) -> io::Result<()> {
-        let text = format!("copy {} to {}\n{plan}", kept.directory.display(), copy.display());
+    pub fn print_dry_run(&self, build: &FailedBuild, plan: &Plan, scratch: &Path) -> io::Result<()> {
+        let copy = scratch.join(BUILD);
+        let text = match &build.kept {
+            Some(kept) => format!("copy {} to {}\n{plan}", kept.directory.display(), copy.display()),
+            None => format!("make the empty directory {}\n{plan}", copy.display()),
+        };
         let lines: String = text.lines().map(|line| printable(line) + "\n").collect();
         match io::stdout().write_all(lines.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -98,15 +149,16 @@ impl Options {
         }
     }
 
-    /// Says what was copied and what comes next, as far as the caller wants or has to know it.
-    pub fn tell(&self, kept: &KeptBuild, copied: &CopySummary, plan: &Plan) {
-        let directory = kept.directory.display();
-        if kept.build_top != Path::new(BUILD_DIR) {
-            let top = kept.build_top.display();
+    /// Says what was found out and copied and what comes next, as far as the caller wants or has to know it.
+    pub fn tell(&self, build: &FailedBuild, copied: &CopySummary, plan: &Plan) {
+        let directory = build.name().display();
+        if let Some(top) = build.kept.as_ref().and_then(KeptBuild::built_outside_sandbox) {
+            let top = top.display();
             say(format_args!(
                 "warning: Nix built this without its sandbox, in {top}; in here the build is in {BUILD_DIR}"
             ));
         }
+        build.notes.iter().for_each(say);
         let CopySummary { entries, bytes, left_out } = copied;
         if *left_out > 0 {
             let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };
@@ -115,6 +167,9 @@ impl Options {
             ));
         }
         if self.verbose {
+            if let Some(derivation) = &build.derivation {
+                say(format_args!("the derivation is {}", derivation.path.display()));
+            }
             say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
             plan.to_string().lines().for_each(say);
         }

@@ -1,18 +1,21 @@
 //! The steps that make the sandbox's root file system and move into it.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 
-use super::{Access, HostDirectories, Step, c_string, etc_files};
+use super::store_view::{self, below_root};
+use super::{Access, BUILD, HostDirectories, Step, c_string, etc_files};
 use crate::caller::Caller;
-use crate::kept_build::KeptBuild;
+use crate::failed_build::{FailedBuild, Kind};
+use crate::kept_build::BUILD_DIR;
+use crate::nix::{SandboxPath, Settings, TmpfsSize};
 
-/// Nix's database, profiles and sockets.
-const NIX_STATE: &str = "/nix/var";
 /// Directories in `/proc` in which nothing can be written, or nothing that stays.
 const READ_ONLY_IN_PROC: [&CStr; 3] = [c"pressure", c"sysvipc", c"tty"];
 /// Devices that every build has.
@@ -30,66 +33,95 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
 /// Adds what makes the root, from the first private mount to the change into it.
 pub(super) fn add_steps(
     steps: &mut Vec<Step>,
-    kept: &KeptBuild,
+    build: &FailedBuild,
+    settings: &Settings,
     caller: &Caller,
     directories: &HostDirectories,
 ) -> Result<()> {
-    let mut root = Root { steps };
-    root.steps.push(Step::SetUmask(0));
-    // The new root hides the copy in the directory that it is mounted on, but not from whom is there already.
-    root.steps.push(Step::ChangeDirectory(c_string(directories.build.as_os_str())?));
-    root.mount("tmpfs", directories.scratch.as_os_str(), "mode=0750")?;
-    let build = c_string(directories.scratch.join("build").as_os_str())?;
-    root.steps.push(Step::MakeDirectory { path: build.clone(), mode: 0o700 });
-    root.steps.push(Step::Bind { source: c".".into(), target: build, recursive: false, access: Access::ReadWrite });
-    root.steps.push(Step::ChangeDirectory(c_string(directories.scratch.as_os_str())?));
+    // Where Nix makes them for another user, a build cannot write to the directories around its own.
+    let (root_mode, directory_mode) = match build.kind {
+        Kind::MultiUser => (0o550, 0o555),
+        Kind::SingleUser => (0o750, 0o755),
+    };
+    let mut root = Root { steps, directory_mode, made: BTreeSet::new() };
+    root.push(Step::SetUmask(0));
+    // The new root hides the copies in the directory that it is mounted on, but not from whom is there already.
+    let scratch = directories.scratch.as_path();
+    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
+    root.mount("tmpfs", scratch, &format!("mode={root_mode:04o}"))?;
+    let build_directory = scratch.join(below_root(Path::new(BUILD_DIR)));
+    root.push(Step::MakeDirectory { path: c_string(build_directory.as_os_str())?, mode: 0o700 });
+    root.bind(Path::new(BUILD), &build_directory, Access::ReadWrite)?;
+    for parent in parents(build.store.directory()) {
+        root.directory_above_store(scratch, parent)?;
+    }
+    store_view::add_early_steps(&mut root, &build.store, &build.store_view, scratch)?;
+    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
 
-    // Made early: it is the empty directory that hides what no builder sees.
-    root.directory("proc", 0o555)?;
-    root.directory("nix", 0o755)?;
-    root.bind_recursively("/nix", "nix", Access::ReadOnly)?;
-    if Path::new(NIX_STATE).is_dir() {
-        // A read-only mount keeps nobody from the Nix daemon's socket in there.
-        root.bind(Path::new("proc"), NIX_STATE.trim_start_matches('/'), Access::ReadOnly)?;
+    store_view::add_steps(&mut root, &build.store, &build.store_view)?;
+    root.standard_directory("bin")?;
+    root.directory(Path::new("etc"), 0o555)?;
+    for file in etc_files::written(build.has_network) {
+        root.file(&Path::new("etc").join(file.name), 0o644, file.content.into())?;
     }
-    root.directory("bin", 0o755)?;
-    root.bind_file(&kept.shell_file, "bin/sh", Access::ReadOnly)?;
-    root.directory("etc", 0o555)?;
-    for file in etc_files::all() {
-        root.file(&format!("etc/{}", file.name), 0o644, file.content.into())?;
+    add_devices(&mut root, build, settings, caller)?;
+    root.directory(Path::new("tmp"), 0o1777)?;
+    if build.has_network {
+        for name in etc_files::of_host() {
+            root.bind_file(&Path::new("/etc").join(name), &Path::new("etc").join(name), Access::ReadOnly)?;
+        }
     }
-    add_devices(&mut root, caller)?;
-    root.directory("tmp", 0o1777)?;
+    add_sandbox_paths(&mut root, build)?;
+    root.directory(Path::new("proc"), 0o555)?;
     // Before the old root goes: the kernel grants a new /proc only to whom sees a whole one already.
-    root.mount("proc", "proc".as_ref(), "")?;
+    root.mount("proc", Path::new("proc"), "")?;
     if caller.is_root() {
         // In a user namespace of its own a build could mount the cgroups, which are root's, and kill the host's processes.
-        root.steps.push(Step::ForbidUserNamespaces);
+        root.push(Step::ForbidUserNamespaces);
         shut_kernel_settings(&mut root)?;
     }
-    root.steps.push(Step::PivotRoot);
+    root.push(Step::PivotRoot);
     Ok(())
 }
 
-fn add_devices(root: &mut Root<'_>, caller: &Caller) -> Result<()> {
+/// Nix's own sandbox paths and the caller's. Where none of them is `/bin/sh`, the build's shell is.
+fn add_sandbox_paths(root: &mut Root<'_>, build: &FailedBuild) -> Result<()> {
+    const SHELL: &str = "/bin/sh";
+    for (path, is_writable) in &build.sandbox_paths {
+        let access = if *is_writable { Access::ReadWrite } else { Access::ReadOnly };
+        root.host_path(path, &build.store.physical(&path.source), access)?;
+    }
+    if !build.sandbox_paths.iter().any(|(path, _)| path.target == Path::new(SHELL)) {
+        root.bind_file(&build.shell.file, below_root(Path::new(SHELL)), Access::ReadOnly)?;
+    }
+    Ok(())
+}
+
+fn add_devices(root: &mut Root<'_>, build: &FailedBuild, settings: &Settings, caller: &Caller) -> Result<()> {
     // A device can be used through a read-only mount; what cannot be done is to change its mode or owner. Only root owns the
     // host's devices, so only from root they have to be kept.
     let access = if caller.is_root() { Access::ReadOnly } else { Access::ReadWrite };
-    root.directory("dev", 0o755)?;
+    root.standard_directory("dev")?;
     let host_devices = Path::new("/dev");
-    let kvm = host_devices.join(KVM).exists().then_some(KVM);
-    for device in DEVICES.into_iter().chain(kvm) {
-        root.bind_file(&host_devices.join(device), &format!("dev/{device}"), access)?;
+    // The feature is there where who asks may use the device. A daemon always may.
+    let has_kvm = (settings.has_feature(KVM) || build.kind == Kind::MultiUser) && host_devices.join(KVM).exists();
+    for device in DEVICES.into_iter().chain(has_kvm.then_some(KVM)) {
+        root.bind_file(&host_devices.join(device), &Path::new("dev").join(device), access)?;
     }
-    root.directory("dev/shm", 0o1777)?;
-    // A mount of its own, as in Nix, but of the root's tmpfs, which has the same limit: half of the memory.
-    root.bind(Path::new("dev/shm"), "dev/shm", Access::ReadWrite)?;
+    let shared_memory = Path::new("dev/shm");
+    root.directory(shared_memory, 0o1777)?;
+    if settings.sandbox_dev_shm_size == TmpfsSize::default() {
+        // A mount of its own, as in Nix, but of the root's tmpfs, which has the same limit: half of the memory.
+        root.bind(shared_memory, shared_memory, Access::ReadWrite)?;
+    } else {
+        root.mount("tmpfs", shared_memory, &format!("size={}", settings.sandbox_dev_shm_size.as_str()))?;
+    }
     // An instance of its own, as Nix mounts it: through the host's, a build could read and write the caller's other terminals.
-    root.directory("dev/pts", 0o755)?;
-    root.mount("devpts", "dev/pts".as_ref(), "newinstance,mode=0620,ptmxmode=0666")?;
-    root.bind_file(Path::new("dev/pts/ptmx"), "dev/ptmx", Access::ReadWrite)?;
+    root.directory(Path::new("dev/pts"), 0o755)?;
+    root.mount("devpts", Path::new("dev/pts"), "newinstance,mode=0620,ptmxmode=0666")?;
+    root.bind_file(Path::new("dev/pts/ptmx"), Path::new("dev/ptmx"), Access::ReadWrite)?;
     for (name, link) in DEVICE_LINKS {
-        root.link(link, &format!("dev/{name}"))?;
+        root.link(link.as_ref(), &Path::new("dev").join(name))?;
     }
     Ok(())
 }
@@ -120,72 +152,121 @@ fn shut_kernel_settings(root: &mut Root<'_>) -> Result<()> {
         };
         if can_be_written {
             let path = c_string(Path::new("proc").join(OsStr::from_bytes(name.to_bytes())).as_os_str())?;
-            root.steps.push(Step::Bind {
-                source: path.clone(),
-                target: path,
-                recursive: false,
-                access: Access::ReadOnly,
-            });
+            root.push(Step::Bind { source: path.clone(), target: path, recursive: false, access: Access::ReadOnly });
         }
     }
     Ok(())
 }
 
+/// The directories above `path`, the root left out, from the top.
+fn parents(path: &Path) -> Vec<&Path> {
+    let mut parents: Vec<_> = path.ancestors().skip(1).filter(|parent| parent.parent().is_some()).collect();
+    parents.reverse();
+    parents
+}
+
 /// Adds steps below the new root, a target with each mount.
-struct Root<'a> {
+pub(super) struct Root<'a> {
     steps: &'a mut Vec<Step>,
+    /// Of directories that Nix makes as needed.
+    directory_mode: u32,
+    /// What there is already, as called from the root.
+    made: BTreeSet<PathBuf>,
 }
 
 impl Root<'_> {
-    fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
-        let path = CString::new(path)?;
-        self.steps.push(Step::MakeDirectory { path, mode });
+    pub(super) fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    pub(super) fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
+        self.made.insert(path.to_owned());
+        self.push(Step::MakeDirectory { path: c_string(path.as_os_str())?, mode });
         Ok(())
     }
 
-    fn file(&mut self, path: &str, mode: u32, content: Vec<u8>) -> Result<()> {
-        let path = CString::new(path)?;
-        self.steps.push(Step::MakeFile { path, mode, content });
+    fn standard_directory(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.directory(path.as_ref(), self.directory_mode)
+    }
+
+    /// Before the new root is the working directory.
+    fn directory_above_store(&mut self, scratch: &Path, path: &Path) -> Result<()> {
+        self.made.insert(below_root(path).to_owned());
+        let path = c_string(scratch.join(below_root(path)).as_os_str())?;
+        self.push(Step::MakeDirectory { path, mode: self.directory_mode });
         Ok(())
     }
 
-    fn link(&mut self, link: &str, path: &str) -> Result<()> {
-        let (link, path) = (CString::new(link)?, CString::new(path)?);
-        self.steps.push(Step::MakeSymlink { link, path });
+    fn file(&mut self, path: &Path, mode: u32, content: Vec<u8>) -> Result<()> {
+        self.made.insert(path.to_owned());
+        self.push(Step::MakeFile { path: c_string(path.as_os_str())?, mode, content });
         Ok(())
     }
 
-    fn mount(&mut self, kind: &str, target: &OsStr, options: &str) -> Result<()> {
-        self.steps.push(Step::Mount {
-            kind: CString::new(kind)?,
-            target: c_string(target)?,
-            options: CString::new(options)?,
-        });
+    fn link(&mut self, link: &OsStr, path: &Path) -> Result<()> {
+        self.made.insert(path.to_owned());
+        self.push(Step::MakeSymlink { link: c_string(link)?, path: c_string(path.as_os_str())? });
         Ok(())
     }
 
-    fn bind(&mut self, source: &Path, target: &str, access: Access) -> Result<()> {
-        self.steps.push(Step::Bind {
-            source: c_string(source.as_os_str())?,
-            target: CString::new(target)?,
-            recursive: false,
-            access,
-        });
+    fn mount(&mut self, kind: &str, target: &Path, options: &str) -> Result<()> {
+        let (kind, options) = (CString::new(kind)?, CString::new(options)?);
+        self.push(Step::Mount { kind, target: c_string(target.as_os_str())?, options });
         Ok(())
     }
 
-    fn bind_file(&mut self, source: &Path, target: &str, access: Access) -> Result<()> {
-        self.file(target, 0o644, Vec::new())?;
+    pub(super) fn bind(&mut self, source: &Path, target: &Path, access: Access) -> Result<()> {
+        self.bind_tree(source, target, false, access)
+    }
+
+    pub(super) fn bind_recursively(&mut self, source: &Path, target: &Path, access: Access) -> Result<()> {
+        self.bind_tree(source, target, true, access)
+    }
+
+    fn bind_tree(&mut self, source: &Path, target: &Path, recursive: bool, access: Access) -> Result<()> {
+        let (source, target) = (c_string(source.as_os_str())?, c_string(target.as_os_str())?);
+        self.push(Step::Bind { source, target, recursive, access });
+        Ok(())
+    }
+
+    /// Binds a file on one that is made for that, unless there is one.
+    pub(super) fn bind_file(&mut self, source: &Path, target: &Path, access: Access) -> Result<()> {
+        if !self.made.contains(target) {
+            self.file(target, 0o644, Vec::new())?;
+        }
         self.bind(source, target, access)
     }
 
-    fn bind_recursively(&mut self, source: &str, target: &str, access: Access) -> Result<()> {
-        self.steps.push(Step::Bind {
-            source: CString::new(source)?,
-            target: CString::new(target)?,
-            recursive: true,
-            access,
-        });
-        Ok(())
+    /// Shows a path of the host, as Nix does: a file or a directory with what is mounted below it; a link as the same link.
+    fn host_path(&mut self, path: &SandboxPath, source: &Path, access: Access) -> Result<()> {
+        let status = match fs::symlink_metadata(source) {
+            Ok(status) => status,
+            Err(_) if path.optional => return Ok(()),
+            Err(error) => {
+                return Err(anyhow!(
+                    "{} is to be in the sandbox as {}, and there is no such path: {error}; with a «?» behind it it may be missing",
+                    path.source.display(),
+                    path.target.display()
+                ));
+            }
+        };
+        let target = below_root(&path.target);
+        for parent in parents(&path.target) {
+            let parent = below_root(parent);
+            if !self.made.contains(parent) {
+                self.standard_directory(parent)?;
+            }
+        }
+        if status.is_symlink() {
+            let link = fs::read_link(source).with_context(|| format!("cannot read the link {}", source.display()))?;
+            return if self.made.contains(target) { Ok(()) } else { self.link(link.as_os_str(), target) };
+        }
+        if !status.is_dir() {
+            return self.bind_file(source, target, access);
+        }
+        if !self.made.contains(target) {
+            self.standard_directory(target)?;
+        }
+        self.bind_recursively(source, target, access)
     }
 }

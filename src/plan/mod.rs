@@ -3,43 +3,40 @@
 mod etc_files;
 mod filesystem;
 mod step;
+mod store_view;
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
 
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
-use crate::kept_build::{BUILD_DIR, KeptBuild};
+use crate::failed_build::{FailedBuild, Preparation};
+use crate::kept_build::BUILD_DIR;
+use crate::nix::Settings;
 use crate::sandbox::seccomp::SystemCallFilter;
-use crate::sys::ADDR_NO_RANDOMIZE;
+use crate::sys::{ADDR_NO_RANDOMIZE, PER_LINUX32};
 
 /// User id of the builder in the sandbox, as Nix has it.
 pub const SANDBOX_UID: u32 = 1000;
 /// Group id of the builder in the sandbox, as Nix has it.
 pub const SANDBOX_GID: u32 = 100;
 
+/// The copy of the kept build directory in a scratch directory.
+pub const BUILD: &str = "build";
+/// The copies of what the build left of its outputs in it.
+pub const OUTPUTS: &str = "outputs";
+
 /// What the shell does in the sandbox: take the build's environment, then become the command.
 const ENTER_SCRIPT: &str = r#"source /build/env-vars; exec "$@""#;
-
-/// What Nix gives every builder, before the derivation's own variables: the start of the sandbox's environment.
-const BUILDER_ENVIRONMENT: [(&str, &str); 11] = [
-    ("PATH", "/path-not-set"),
-    ("HOME", "/homeless-shelter"),
-    ("NIX_STORE", "/nix/store"),
-    ("NIX_BUILD_TOP", BUILD_DIR),
-    ("TMPDIR", BUILD_DIR),
-    ("TEMPDIR", BUILD_DIR),
-    ("TMP", BUILD_DIR),
-    ("TEMP", BUILD_DIR),
-    ("PWD", BUILD_DIR),
-    ("NIX_LOG_FD", "2"),
-    ("TERM", "xterm-256color"),
-];
+/// The same where there is no `env-vars`: stdenv makes the environment anew. Its functions can be commands.
+const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; if [ "$(type -t -- "$1")" = function ]; then "$@"; else exec "$@"; fi"#;
+/// The same for a build without stdenv, whose environment the shell has from the start.
+const PLAIN_SCRIPT: &str = r#"exec "$@""#;
 
 /// The kinds of namespaces that the child is created in: `CLONE_NEW*` flags of [`clone(2)`].
 ///
@@ -62,6 +59,16 @@ impl Namespaces {
     /// All seven: what Nix gives a build that has no network.
     pub fn all() -> Self {
         Self(Self::KINDS.iter().fold(0, |flags, (flag, _)| flags | flag))
+    }
+
+    /// All but the network's: what Nix gives a fixed-output derivation.
+    pub fn with_hosts_network() -> Self {
+        Self(Self::all().0 & !general::CLONE_NEWNET)
+    }
+
+    /// Whether a network of its own is among them.
+    pub fn isolate_network(self) -> bool {
+        self.0 & general::CLONE_NEWNET != 0
     }
 
     /// The flags as `clone3` takes them.
@@ -105,18 +112,23 @@ pub struct Command {
 }
 
 impl Command {
-    /// `SHELL -c 'source /build/env-vars; exec "$@"' -- COMMAND ARG...`, with SHELL itself where there is no command.
-    fn in_build_shell(shell: &Path, command: &[impl AsRef<OsStr>]) -> Result<Self> {
-        let shell = shell.as_os_str();
-        let script = [shell, "-c".as_ref(), ENTER_SCRIPT.as_ref(), "--".as_ref()];
-        let command: Vec<&OsStr> =
-            if command.is_empty() { vec![shell] } else { command.iter().map(AsRef::as_ref).collect() };
+    /// `SHELL -c SCRIPT -- COMMAND ARG...`, with SHELL itself where there is no command.
+    fn in_build_shell(build: &FailedBuild, command: &[impl AsRef<OsStr>]) -> Result<Self> {
+        let shell: Vec<&OsStr> =
+            [build.shell.path.as_os_str()].into_iter().chain(build.shell.applet.as_deref()).collect();
+        let script = match build.environment.preparation {
+            Preparation::EnvVars => ENTER_SCRIPT,
+            Preparation::Stdenv => STDENV_SCRIPT,
+            Preparation::Nothing => PLAIN_SCRIPT,
+        };
+        let script = ["-c", script, "--"].map(OsStr::new);
+        let command = if command.is_empty() { shell.clone() } else { command.iter().map(AsRef::as_ref).collect() };
+        let variables = build.environment.variables.iter();
         Ok(Self {
-            program: c_string(shell)?,
-            arguments: script.into_iter().chain(command).map(c_string).collect::<Result<_>>()?,
-            environment: BUILDER_ENVIRONMENT
-                .iter()
-                .map(|(name, value)| c_string(format!("{name}={value}").as_ref()))
+            program: c_string(build.shell.path.as_os_str())?,
+            arguments: shell.into_iter().chain(script).chain(command).map(c_string).collect::<Result<_>>()?,
+            environment: variables
+                .map(|(name, value)| c_string(OsStr::from_bytes(&[name, &b"="[..], value].concat())))
                 .collect::<Result<_>>()?,
         })
     }
@@ -140,61 +152,87 @@ pub struct Plan {
 /// The directories on the host that a plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDirectories {
-    /// A directory of the caller's; in the sandbox's mount namespace the new root is mounted on it.
+    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] in it; in the sandbox's mount namespace the new root is
+    /// mounted on it.
     pub scratch: PathBuf,
-    /// The writable copy of the kept build directory, in `scratch`.
-    pub build: PathBuf,
 }
 
 impl Plan {
-    /// The sandbox around `kept`, for `caller`, that runs `command` or, where that is empty, the build's shell.
+    /// The sandbox of `build`, for `caller`, that runs `command` or, where that is empty, the build's shell.
     ///
     /// # Errors
-    /// An argument with a NUL byte in it, or a device that the host lacks.
+    /// An argument with a NUL byte in it, or a device or another host path that is missing.
     pub fn new(
-        kept: &KeptBuild,
+        build: &FailedBuild,
+        settings: &Settings,
         caller: &Caller,
         directories: &HostDirectories,
         command: &[impl AsRef<OsStr>],
     ) -> Result<Self> {
         // What needs no id comes first: it is done while the parent writes the id maps.
-        let mut steps = vec![
-            Step::DieWithParent,
-            Step::HandOverNetwork,
+        let mut steps = vec![Step::DieWithParent];
+        if !build.has_network {
+            steps.push(Step::HandOverNetwork);
+        }
+        steps.extend([
             Step::ResetSignals,
             Step::LeaveSessionKeyring,
             Step::SetHostName(c"localhost".into()),
             Step::SetDomainName(c"(none)".into()),
             Step::MakeMountsPrivate,
             Step::AwaitIdMaps,
-        ];
+        ]);
         if caller.must_change_ids() {
             steps.push(Step::BecomeBuilder);
             // The kernel forgets the death signal when ids change.
             steps.push(Step::DieWithParent);
         }
-        filesystem::add_steps(&mut steps, kept, caller, directories)?;
+        filesystem::add_steps(&mut steps, build, settings, caller, directories)?;
+        steps.extend([Step::SetUmask(0o022), Step::ForbidCoreDumps, Step::SetPersonality(personality(build))]);
+        if !settings.allow_new_privileges {
+            steps.push(Step::ForbidNewPrivileges);
+        }
+        if build.has_network {
+            steps.push(Step::ScopeAbstractSockets);
+        }
+        steps.push(Step::FilterSystemCalls(if settings.filter_syscalls {
+            SystemCallFilter::of_build()
+        } else {
+            SystemCallFilter::of_terminal()
+        }));
         steps.extend([
-            Step::SetUmask(0o022),
-            Step::ForbidCoreDumps,
-            Step::SetPersonality(ADDR_NO_RANDOMIZE),
-            Step::ForbidNewPrivileges,
-            Step::FilterSystemCalls(SystemCallFilter::of_build()),
             Step::HideFromCommand,
             Step::DropCapabilities,
             Step::CloseDescriptors,
             Step::ChangeDirectory(CString::new(BUILD_DIR)?),
-            Step::AwaitNetwork,
-            // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
-            Step::DieWithParent,
         ]);
+        if !build.has_network {
+            steps.push(Step::AwaitNetwork);
+        }
+        // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
+        steps.push(Step::DieWithParent);
         Ok(Self {
-            namespaces: Namespaces::all(),
+            namespaces: if build.has_network { Namespaces::with_hosts_network() } else { Namespaces::all() },
             uid_map: IdMap { inside: SANDBOX_UID, outside: caller.uid.as_raw() },
             gid_map: IdMap { inside: SANDBOX_GID, outside: caller.gid.as_raw() },
             steps,
-            command: Command::in_build_shell(&kept.shell, command)?,
+            command: Command::in_build_shell(build, command)?,
         })
+    }
+}
+
+/// As Nix sets it: no address randomisation, and for a 32-bit build a kernel that says so.
+fn personality(build: &FailedBuild) -> u32 {
+    let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
+    let is_32_bit: &[&[u8]] = if cfg!(target_arch = "x86_64") {
+        &[b"i686-linux"]
+    } else {
+        &[b"armv7l-linux", b"armv6l-linux", b"armv5tel-linux"]
+    };
+    if system.is_some_and(|system| is_32_bit.contains(&system)) {
+        ADDR_NO_RANDOMIZE | PER_LINUX32
+    } else {
+        ADDR_NO_RANDOMIZE
     }
 }
 

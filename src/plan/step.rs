@@ -13,6 +13,8 @@ pub enum Access {
     ReadOnly,
     /// As the files' own modes allow.
     ReadWrite,
+    /// As the mount is that the source is in.
+    AsSource,
 }
 
 /// One thing that the child does between `clone3` and the command.
@@ -141,6 +143,7 @@ impl fmt::Display for Step {
                 match access {
                     Access::ReadOnly => write!(f, ", read-only"),
                     Access::ReadWrite => write!(f, ", writable"),
+                    Access::AsSource => Ok(()),
                 }
             }
             Self::MakeDirectory { path, mode } => {

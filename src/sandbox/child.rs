@@ -201,7 +201,7 @@ fn bind(source: &CStr, target: &CStr, recursive: bool, access: Access) -> Result
         mount::mount_bind(source, target)?;
     }
     match access {
-        Access::ReadWrite => Ok(()),
+        Access::ReadWrite | Access::AsSource => Ok(()),
         Access::ReadOnly => sys::make_mount_read_only(target, recursive),
     }
 }

@@ -104,13 +104,18 @@ pub struct SystemCallFilter(Vec<BpfInstruction>);
 impl SystemCallFilter {
     /// The filter of a build on this machine.
     pub fn of_build() -> Self {
-        Self::of(if cfg!(target_arch = "x86_64") { &[X86_64, I386] } else { &[AARCH64, ARM] })
+        Self::of(&of_this_machine(), Scope::NixToo)
+    }
+
+    /// The filter where Nix has none (`filter-syscalls = false`): it keeps the command from typing into the caller's terminal.
+    pub fn of_terminal() -> Self {
+        Self::of(&of_this_machine(), Scope::TerminalOnly)
     }
 
     /// The filter for these architectures, the most frequent one first. As under Nix, a call of another one kills its thread.
-    fn of(architectures: &[Architecture]) -> Self {
+    fn of(architectures: &[Architecture], scope: Scope) -> Self {
         let mut program = Program::default();
-        let ends = Ends::put(&mut program);
+        let ends = Ends::put(&mut program, scope);
         let mut next = program.answer(SECCOMP_RET_KILL_THREAD);
         for architecture in architectures.iter().rev() {
             let decision = architecture.put_decision(&mut program, &ends);
@@ -124,6 +129,19 @@ impl SystemCallFilter {
     pub(super) fn instructions(&self) -> &[BpfInstruction] {
         &self.0
     }
+}
+
+/// What is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// What Nix refuses, and what is ours.
+    NixToo,
+    /// What is ours alone.
+    TerminalOnly,
+}
+
+fn of_this_machine() -> [Architecture; 2] {
+    if cfg!(target_arch = "x86_64") { [X86_64, I386] } else { [AARCH64, ARM] }
 }
 
 impl Architecture {
@@ -151,7 +169,7 @@ struct Ends {
 
 impl Ends {
     /// Modes and requests are numbers of 32 bits at most, and what is in the other half of such an argument must not matter.
-    fn put(program: &mut Program) -> Self {
+    fn put(program: &mut Program, scope: Scope) -> Self {
         let fail_with = |errno: Errno| SECCOMP_RET_ERRNO | errno.raw_os_error().cast_unsigned();
         let allow = program.answer(SECCOMP_RET_ALLOW);
         let extended_attribute = program.answer(fail_with(Errno::NOTSUP));
@@ -163,7 +181,12 @@ impl Ends {
         let speaks_to_console = program.if_equal(TIOCLINUX, refuse, allow);
         program.if_equal(TIOCSTI, refuse, speaks_to_console);
         let ioctl = program.load_argument(1);
-        Self { allow, extended_attribute, mode_is_argument_1, mode_is_argument_2, ioctl }
+        match scope {
+            Scope::NixToo => Self { allow, extended_attribute, mode_is_argument_1, mode_is_argument_2, ioctl },
+            Scope::TerminalOnly => {
+                Self { allow, extended_attribute: allow, mode_is_argument_1: allow, mode_is_argument_2: allow, ioctl }
+            }
+        }
     }
 
     fn of(&self, kind: Kind) -> Place {
@@ -256,8 +279,8 @@ mod tests {
     /// The outcome of a call in the filter of the machines that run its architecture.
     fn outcome(arch: u32, number: u32, args: [u64; 6]) -> Outcome {
         let filter = match arch {
-            AUDIT_AARCH64 | AUDIT_ARM => SystemCallFilter::of(&[AARCH64, ARM]),
-            _ => SystemCallFilter::of(&[X86_64, I386]),
+            AUDIT_AARCH64 | AUDIT_ARM => SystemCallFilter::of(&[AARCH64, ARM], Scope::NixToo),
+            _ => SystemCallFilter::of(&[X86_64, I386], Scope::NixToo),
         };
         run(filter.instructions(), &seccomp_data { nr: number.cast_signed(), arch, instruction_pointer: 0, args })
     }
@@ -374,6 +397,18 @@ mod tests {
             assert_eq!(answer(native, number, [0; 6]), ENOTSUP);
         }
         assert_eq!(answer(native, general::__NR_ioctl, alone(1, TIOCSTI)), EPERM);
+    }
+
+    #[test]
+    fn without_nixs_filter_only_the_terminal_is_kept() {
+        let filter = SystemCallFilter::of(&[X86_64, I386], Scope::TerminalOnly);
+        let verdict = |number, args| {
+            let data = seccomp_data { nr: number, arch: AUDIT_X86_64, instruction_pointer: 0, args };
+            run(filter.instructions(), &data).answer
+        };
+        assert_eq!(verdict(90, [0, 0o4755, 0, 0, 0, 0]), ALLOWED);
+        assert_eq!(verdict(188, [0; 6]), ALLOWED);
+        assert_eq!(verdict(16, [0, TIOCSTI.into(), 0, 0, 0, 0]), EPERM);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! link is followed, and nothing but regular files and directories is opened.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::file_copy::{FileCopy, copy_attributes};
 use crate::caller::Caller;
-use crate::kept_build::KeptBuild;
 use crate::owner::Owner;
 use crate::quiet_open::open_quietly;
 
@@ -61,31 +60,45 @@ impl From<Error> for Failure {
     }
 }
 
-/// Copies everything in `kept` into the empty directory `target`, which becomes the builder's `/build`: mode 0700.
+/// What there is to copy, and how.
+pub(super) struct Source<'a> {
+    /// The directory, as the caller can name it.
+    pub path: &'a Path,
+    /// The same directory, opened.
+    pub handle: &'a OwnedFd,
+}
+
+/// Copies everything in `source` into the empty directory `target`, which becomes the builder's `/build`: mode 0700.
 pub(super) fn copy_tree(
-    kept: &KeptBuild,
+    source: &Source<'_>,
     target: OwnedFd,
     caller: &Caller,
     unreadable: Unreadable,
     check_interrupt: CheckInterrupt<'_>,
 ) -> Result<CopySummary, Failure> {
-    let top = |errno| Failure::from(anyhow!("cannot read {}: {errno}", kept.directory.display()));
-    let mut status = fstat(&kept.handle).map_err(top)?;
-    status.st_mode = Mode::RWXU.bits() as RawMode;
-    let source = Dir::read_from(&kept.handle).map_err(top)?;
-    let mut copy = Copy {
-        kept: &kept.directory,
-        unreadable,
-        check_interrupt,
-        owner: caller.must_change_ids().then_some((caller.uid, caller.gid)),
-        top: rustix::io::dup(&target).map_err(Failure::NoRoom)?,
-        first_names: HashMap::new(),
-        files: FileCopy::default(),
-        summary: CopySummary::default(),
-        open: vec![Level { source, target, status, path: PathBuf::new() }],
-    };
     let _limit = DescriptorLimit::raise();
+    let (mut copy, mut top) = Copy::begin(source, target, caller, unreadable, check_interrupt)?;
+    top.status.st_mode = Mode::RWXU.bits() as RawMode;
+    copy.open.push(top);
     copy.run()?;
+    Ok(copy.summary)
+}
+
+/// Copies the entries `names` of `source`, with all that is in them, into the directory `target`.
+pub(super) fn copy_entries(
+    source: &Source<'_>,
+    names: &[CString],
+    target: OwnedFd,
+    caller: &Caller,
+    check_interrupt: CheckInterrupt<'_>,
+) -> Result<CopySummary, Failure> {
+    let _limit = DescriptorLimit::raise();
+    let (mut copy, top) = Copy::begin(source, target, caller, Unreadable::LeaveOut, check_interrupt)?;
+    for name in names {
+        let below = copy.copy_entry(&top, name, OsStr::from_bytes(name.to_bytes()).into())?;
+        copy.open.extend(below);
+        copy.run()?;
+    }
     Ok(copy.summary)
 }
 
@@ -113,7 +126,32 @@ struct Copy<'a> {
     open: Vec<Level>,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    /// A copy of which nothing is done, and the directories that it begins with.
+    fn begin(
+        source: &Source<'a>,
+        target: OwnedFd,
+        caller: &Caller,
+        unreadable: Unreadable,
+        check_interrupt: CheckInterrupt<'a>,
+    ) -> Result<(Self, Level), Failure> {
+        let cannot_read = |errno| Failure::from(anyhow!("cannot read {}: {errno}", source.path.display()));
+        let status = fstat(source.handle).map_err(cannot_read)?;
+        let copy = Self {
+            kept: source.path,
+            unreadable,
+            check_interrupt,
+            owner: caller.must_change_ids().then_some((caller.uid, caller.gid)),
+            top: rustix::io::dup(&target).map_err(Failure::NoRoom)?,
+            first_names: HashMap::new(),
+            files: FileCopy::default(),
+            summary: CopySummary::default(),
+            open: Vec::new(),
+        };
+        let source = Dir::read_from(source.handle).map_err(cannot_read)?;
+        Ok((copy, Level { source, target, status, path: PathBuf::new() }))
+    }
+
     fn run(&mut self) -> Result<(), Failure> {
         while let Some(mut level) = self.open.pop() {
             let Some(entry) = level.source.read() else {

@@ -7,7 +7,7 @@ mod copy;
 mod file_copy;
 mod remove;
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,27 +16,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, fchown, flock, fstat, fstatvfs, mkdirat,
-    openat, statat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chownat, fchmod, fchown, flock, fstat,
+    fstatvfs, mkdirat, openat, statat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
 use crate::caller::Caller;
+use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
-use crate::plan::HostDirectories;
+use crate::nix::builder_environment::BuildFile;
+use crate::plan::{BUILD, HostDirectories, OUTPUTS};
 
 /// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
 const PREFIX: &str = ".nix-build-shell-scratch-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
 
-/// The copy of the kept build directory in it.
-const BUILD: &str = "build";
-
 fn directories_in(scratch: &Path) -> HostDirectories {
-    HostDirectories { build: scratch.join(BUILD), scratch: scratch.to_owned() }
+    HostDirectories { scratch: scratch.to_owned() }
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -63,15 +62,16 @@ impl Scratch {
         directories_in(&parent.join(format!("{PREFIX}{}", "X".repeat(RANDOM_CHARACTERS))))
     }
 
-    /// Makes a scratch directory below `parent` for the copy of `kept`. Nobody but its owner may enter it.
+    /// Makes a scratch directory below `parent`, which has to be outside of `kept`, a kept build directory. Nobody but its owner
+    /// may enter it.
     ///
     /// # Errors
     /// Where `parent` is missing, full, not writable, inside the kept directory, or mounted so that no program there may run.
-    pub fn create(parent: &Path, kept: &KeptBuild) -> Result<Self> {
+    pub fn create(parent: &Path, kept: Option<&Path>) -> Result<Self> {
         let parent = parent.canonicalize().map_err(|error| {
             anyhow!("there is no directory {} for the scratch copy ({error}); {SET_TMPDIR}", parent.display())
         })?;
-        if kept.directory.canonicalize().is_ok_and(|kept| parent.starts_with(kept)) {
+        if kept.is_some_and(|kept| kept.canonicalize().is_ok_and(|kept| parent.starts_with(kept))) {
             bail!("{} is inside the kept build directory, which stays untouched; {SET_TMPDIR}", parent.display());
         }
         let unusable =
@@ -95,11 +95,35 @@ impl Scratch {
         &self.directories
     }
 
+    /// Fills the scratch directory with all that the sandbox of `build` needs, and hands it over to `caller`.
+    ///
+    /// # Errors
+    /// The first file that cannot be copied, by name; no room; or what `check_interrupt` answers.
+    pub fn fill(
+        &self,
+        build: &FailedBuild,
+        caller: &Caller,
+        unreadable: Unreadable,
+        check_interrupt: CheckInterrupt<'_>,
+    ) -> Result<CopySummary> {
+        let copied = match &build.kept {
+            Some(kept) => self.copy_build(kept, caller, unreadable, check_interrupt)?,
+            None => CopySummary::default(),
+        };
+        if let StoreView::Closure { partial_outputs, .. } = &build.store_view {
+            self.copy_outputs(build.store.physical_directory(), partial_outputs, caller, check_interrupt)?;
+        }
+        self.add_build_files(&build.environment.files, caller)?;
+        // Only now: while root copies, nobody else may reach what it copies into.
+        self.hand_over(caller)?;
+        Ok(copied)
+    }
+
     /// Copies all of `kept` into the scratch directory, for `caller`, as `cp -a` would, but owned by him.
     ///
     /// # Errors
     /// The first file that cannot be copied, by name; no room; or what `check_interrupt` answers.
-    pub fn copy_build(
+    fn copy_build(
         &self,
         kept: &KeptBuild,
         caller: &Caller,
@@ -107,17 +131,85 @@ impl Scratch {
         check_interrupt: CheckInterrupt<'_>,
     ) -> Result<CopySummary> {
         let target = openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")?;
-        let summary =
-            copy::copy_tree(kept, target, caller, unreadable, check_interrupt).map_err(|failure| match failure {
-                copy::Failure::NoRoom(errno) => self.no_room_or(errno, "write the copy of the build directory"),
-                copy::Failure::Other(error) => error,
-            })?;
-        if caller.must_change_ids() {
-            // Only now: while root copies, nobody else may reach what it copies into.
-            fchown(&self.handle, Some(caller.uid), Some(caller.gid))
-                .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))?;
+        let source = copy::Source { path: &kept.directory, handle: &kept.handle };
+        copy::copy_tree(&source, target, caller, unreadable, check_interrupt)
+            .map_err(|failure| self.explained(failure, "write the copy of the build directory"))
+    }
+
+    /// Copies the entries `names` of the store directory `store`, for the caller: what a failed build left of its outputs. What
+    /// he may not read is left out.
+    ///
+    /// # Errors
+    /// As of [`copy_build`](Self::copy_build).
+    fn copy_outputs(
+        &self,
+        store: &Path,
+        names: &[CString],
+        caller: &Caller,
+        check_interrupt: CheckInterrupt<'_>,
+    ) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
         }
-        Ok(summary)
+        let cannot_open = || format!("cannot open the store {}", store.display());
+        let handle =
+            openat(CWD, store, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).with_context(cannot_open)?;
+        let what = "write the copy of the outputs";
+        mkdirat(&self.handle, OUTPUTS, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
+        let target =
+            openat(&self.handle, OUTPUTS, DIRECTORY, Mode::empty()).context("cannot open the copy of the outputs")?;
+        let source = copy::Source { path: store, handle: &handle };
+        copy::copy_entries(&source, names, target, caller, check_interrupt)
+            .map_err(|failure| self.explained(failure, what))?;
+        Ok(())
+    }
+
+    /// Writes the files that Nix writes for a builder into the copy of the build directory, but for those that are there.
+    ///
+    /// # Errors
+    /// No room.
+    fn add_build_files(&self, files: &[BuildFile], caller: &Caller) -> Result<()> {
+        let build = openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for file in files {
+            let cannot_write = |errno| self.no_room_or(errno, "write a file of the build");
+            let handle = match openat(&build, file.name.as_slice(), flags, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::EXIST) => continue,
+                handle => handle.map_err(cannot_write)?,
+            };
+            let mut handle = std::fs::File::from(handle);
+            std::io::Write::write_all(&mut handle, &file.content).context("cannot write a file of the build")?;
+            if caller.must_change_ids() {
+                fchown(&handle, Some(caller.uid), Some(caller.gid)).map_err(cannot_write)?;
+            }
+            fchmod(&handle, Mode::from_raw_mode(file.mode)).map_err(cannot_write)?;
+        }
+        Ok(())
+    }
+
+    /// Lets `caller` in, for whom all this was made: under sudo he is somebody else. Until then root alone could reach what it wrote.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn hand_over(&self, caller: &Caller) -> Result<()> {
+        if !caller.must_change_ids() {
+            return Ok(());
+        }
+        for name in [BUILD, OUTPUTS] {
+            match chownat(&self.handle, name, Some(caller.uid), Some(caller.gid), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno).context("cannot give the scratch copy to the user who called sudo"),
+            }
+        }
+        fchown(&self.handle, Some(caller.uid), Some(caller.gid))
+            .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))
+    }
+
+    fn explained(&self, failure: copy::Failure, what: &str) -> anyhow::Error {
+        match failure {
+            copy::Failure::NoRoom(errno) => self.no_room_or(errno, what),
+            copy::Failure::Other(error) => error,
+        }
     }
 
     /// Removes the directory and all that is in it.

@@ -1,0 +1,102 @@
+//! The steps that make the sandbox's store.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
+
+use super::filesystem::Root;
+use super::{Access, OUTPUTS, Step, c_string};
+use crate::failed_build::StoreView;
+use crate::nix::store::Store;
+
+/// As Nix makes it: a build may add to its store, and take nothing away that it did not add.
+const STORE_MODE: u32 = 0o1775;
+
+/// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
+pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, scratch: &Path) -> Result<()> {
+    let StoreView::Closure { inputs: _, partial_outputs } = view else {
+        return Ok(());
+    };
+    let directory = scratch.join(below_root(store.directory()));
+    let directory_name = c_string(directory.as_os_str())?;
+    root.push(Step::MakeDirectory { path: directory_name.clone(), mode: STORE_MODE });
+    // A mount of its own, as in Nix.
+    root.bind(&directory, &directory, Access::ReadWrite)?;
+    let outputs = (!partial_outputs.is_empty()).then(|| open_directory(store.physical_directory())).transpose()?;
+    for name in partial_outputs {
+        let Some(store) = &outputs else { break };
+        let target = directory.join(OsStr::from_bytes(name.to_bytes()));
+        show(
+            root,
+            store,
+            name,
+            &Path::new(OUTPUTS).join(OsStr::from_bytes(name.to_bytes())),
+            &target,
+            Access::ReadWrite,
+        )?;
+    }
+    // What is bound from a read-only mount is read-only, for one system call instead of one for each store path. This mount goes with
+    // the old root.
+    let physical = c_string(store.physical_directory().as_os_str())?;
+    root.push(Step::Bind { source: physical.clone(), target: physical, recursive: true, access: Access::ReadOnly });
+    Ok(())
+}
+
+/// Adds the rest, with the new root as the working directory.
+pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) -> Result<()> {
+    let directory = below_root(store.directory());
+    match view {
+        StoreView::Whole => {
+            root.directory(directory, 0o755)?;
+            root.bind_recursively(store.physical_directory(), directory, Access::ReadOnly)
+        }
+        StoreView::Closure { inputs, partial_outputs: _ } => {
+            let handle = open_directory(store.physical_directory())?;
+            for name in inputs {
+                let below = OsStr::from_bytes(name.to_bytes());
+                let source = store.physical_directory().join(below);
+                show(root, &handle, name, &source, &directory.join(below), Access::AsSource)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Makes the store path `name`, which is also `source`, appear at `target`: a link again as a link, anything else as a mount.
+fn show(
+    root: &mut Root<'_>,
+    store: &OwnedFd,
+    name: &CString,
+    source: &Path,
+    target: &Path,
+    access: Access,
+) -> Result<()> {
+    let cannot_look = || format!("cannot look at the store path {}", name.to_string_lossy());
+    let status = statat(store, name, AtFlags::SYMLINK_NOFOLLOW).with_context(cannot_look)?;
+    match FileType::from_raw_mode(status.st_mode) {
+        FileType::Symlink => {
+            let link = readlinkat(store, name, Vec::new()).with_context(cannot_look)?;
+            root.push(Step::MakeSymlink { link, path: c_string(target.as_os_str())? });
+            Ok(())
+        }
+        FileType::Directory => {
+            root.directory(target, 0o755)?;
+            root.bind(source, target, access)
+        }
+        _ => root.bind_file(source, target, access),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open the store {}", path.display()))
+}
+
+/// An absolute path as it is called from the root.
+pub(super) fn below_root(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
