@@ -23,6 +23,8 @@ def session():
     if not program or not Path(program).is_file():
         pytest.exit(f"there is no program to test ({program or 'no release build'}): «make build» builds it", returncode=3)
     session = Session(program)
+    for uid in USERS.values():
+        session.remember_settings(uid)
     yield session
     session.remove()
 

@@ -56,20 +56,16 @@ class KeptBuilds:
         if not self.daemon:
             self.daemon = Daemon(self.session)
         # It is the daemon who keeps the directory, where its own TMPDIR says.
-        return self._build(package, self._home(USER), uid=USER, remote=self.daemon.address)
+        return self._build(package, self.session.home(USER), uid=USER, remote=self.daemon.address)
 
     @functools.cache
     def _users_store(self):
         return self.session.make_directory("users-store", USER, USER)
 
-    @functools.cache
-    def _home(self, uid):
-        return self.session.make_directory(f"home/{uid}", uid, uid)
-
     def _build(self, package, tmpdir, uid=0, options=(), remote=None):
         environment = {
             "PATH": os.defpath,
-            "HOME": str(self._home(uid)),
+            "HOME": str(self.session.home(uid)),
             "USER": "tester",
             "TMPDIR": str(tmpdir),
             **({"NIX_REMOTE": remote} if remote else {}),
