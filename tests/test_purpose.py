@@ -76,7 +76,9 @@ def cause(request):
 
 @pytest.fixture
 def failure(cause, builds):
-    return builds.failures_by_daemon("sandbox-only")[cause.package]
+    failures = builds.failures_by_daemon("sandbox-only")
+    assert cause.package in failures, "Nix had it already, built without a sandbox? «nix-store --delete» its output"
+    return failures[cause.package]
 
 
 @pytest.fixture
@@ -104,13 +106,13 @@ def as_it_is(*argv):
     return argv
 
 
-def enter(user, failure, step, *, through_sudo=False, on=as_it_is):
+def enter(user, failure, step, *, options=(), through_sudo=False, on=as_it_is):
     """Runs a step of the build in the sandbox that it failed in, with stdenv's functions."""
     script = f'exec 2>&1; source "$stdenv/setup"; cd {shlex.quote(source_of(failure).name)}; {step}'
     # From a file, as a builder: with «-c», bash has something of its own to say when a function of stdenv's fails.
     command = ["bash", "-c", 'echo "$1" > step; exec bash -e ./step', "bash", script]
     how = {"as_root": True, "env": {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.uid)}} if through_sudo else {}
-    return user.run(*on(*user.command_line(*command, build_dir=failure.kept)), **how)
+    return user.run(*on(*user.command_line(*command, build_dir=failure.kept, options=options)), **how)
 
 
 def source_of(failure):
@@ -165,6 +167,20 @@ def test_in_here_a_terminal_of_the_caller_hides_it(user, failure):
 @those(lambda cause: cause.step)
 def test_in_here_the_whole_phase_hides_it(user, failure):
     result = enter(user, failure, f"runPhase {phase_of(failure)}")
+    assert result.returncode == 0, result
+
+
+@those(lambda cause: cause.package == "undeclared-input")
+def test_in_here_the_whole_store_hides_it(user, failure):
+    result = enter(user, failure, f"runPhase {phase_of(failure)}", options=["--store=full"])
+    assert result.returncode == 0, result
+
+
+@those(lambda cause: cause.package == "home")
+def test_a_single_user_nix_does_not_know_it(user, failure, builds):
+    """There the root directory is the build's own, as it is in here when it is to be like that."""
+    assert builds.builds_for_user("sandbox-only.home")
+    result = enter(user, failure, f"runPhase {phase_of(failure)}", options=["--like=single-user"])
     assert result.returncode == 0, result
 
 

@@ -52,7 +52,7 @@ class KeptBuilds:
     def by_root(self, package):
         """Kept by a single-user Nix of root."""
         kept = self.session.make_directory(f"kept/root/{package}")
-        return self._build(package, kept, options=SINGLE_USER)
+        return self._kept(package, self._nix_build(package, kept, options=SINGLE_USER))[0]
 
     @functools.cache
     def by_user(self, package):
@@ -60,7 +60,11 @@ class KeptBuilds:
         # The paths have to be in the machine's store too, where our program looks for the build's shell.
         self.by_root(package)
         kept = self.session.make_directory(f"kept/user/{package}", USER, USER)
-        return self._build(package, kept, uid=USER, options=[*SINGLE_USER, "--store", str(self._users_store())])
+        return self._kept(package, self._ask_users_nix(package, kept))[0]
+
+    def builds_for_user(self, package):
+        """Whether the same Nix can build it. In a store of his own, no other Nix takes it for built."""
+        return self._ask_users_nix(package, self.session.home(USER)).returncode == 0
 
     @functools.cache
     def by_daemon(self, package):
@@ -93,6 +97,10 @@ class KeptBuilds:
             self._daemon = Daemon(self.session)
         return self._daemon
 
+    def _ask_users_nix(self, package, tmpdir):
+        options = [*SINGLE_USER, "--store", str(self._users_store())]
+        return self._nix_build(package, tmpdir, uid=USER, options=options)
+
     def _ask_daemon(self, package, *options):
         # It is the daemon who keeps the directory, where its own TMPDIR says.
         return self._nix_build(package, self.session.home(USER), uid=USER, options=options, remote=self.daemon.address)
@@ -100,9 +108,6 @@ class KeptBuilds:
     @functools.cache
     def _users_store(self):
         return self.session.make_directory("users-store", USER, USER)
-
-    def _build(self, package, tmpdir, **how):
-        return self._kept(package, self._nix_build(package, tmpdir, **how))[0]
 
     def _kept(self, package, build):
         """The directories that a build has kept, at least one."""
