@@ -106,13 +106,15 @@ def as_it_is(*argv):
     return argv
 
 
-def enter(user, failure, step, *, options=(), through_sudo=False, on=as_it_is):
-    """Runs a step of the build in the sandbox that it failed in, with stdenv's functions."""
-    script = f'exec 2>&1; source "$stdenv/setup"; cd {shlex.quote(source_of(failure).name)}; {step}'
-    # From a file, as a builder: with «-c», bash has something of its own to say when a function of stdenv's fails.
-    command = ["bash", "-c", 'echo "$1" > step; exec bash -e ./step', "bash", script]
+def enter(user, failure, step, options=(), through_sudo=False):
+    """Runs a step of the build in the sandbox that it failed in, with stdenv's functions, as README tells."""
     how = {"as_root": True, "env": {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.uid)}} if through_sudo else {}
-    return user.run(*on(*user.command_line(*command, build_dir=failure.kept, options=options)), **how)
+    script = f"exec 2>&1; {commands(failure, step)} < /dev/null"
+    return user.enter("bash", "-e", build_dir=failure.kept, options=options, input=script, **how)
+
+
+def commands(failure, step):
+    return f'source "$stdenv/setup"; cd {shlex.quote(source_of(failure).name)}; {step}'
 
 
 def source_of(failure):
@@ -160,7 +162,8 @@ def those(condition):
 
 @those(lambda cause: cause.without_terminal)
 def test_in_here_a_terminal_of_the_caller_hides_it(user, failure):
-    result = enter(user, failure, f"runPhase {phase_of(failure)}", on=on_terminal)
+    command = ["bash", "-c", commands(failure, f"runPhase {phase_of(failure)}")]
+    result = user.run(*on_terminal(*user.command_line(*command, build_dir=failure.kept)))
     assert result.returncode == 0, result
 
 
