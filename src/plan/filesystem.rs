@@ -39,17 +39,17 @@ pub(super) fn add_steps(
     caller: &Caller,
     directories: &HostDirectories,
 ) -> Result<()> {
-    // Where Nix makes them for another user, a build cannot write to the directories around its own.
-    let (root_mode, directory_mode) = match build.kind {
-        Kind::MultiUser => (0o550, 0o555),
-        Kind::SingleUser => (0o750, 0o755),
+    // What Nix makes as another user, a build cannot write to.
+    let (root_mode, directory_mode, file_mode) = match build.kind {
+        Kind::MultiUser => (0o550, 0o555, 0o444),
+        Kind::SingleUser => (0o750, 0o755, 0o644),
     };
     let mut root = Root { steps, directory_mode, made: BTreeSet::new() };
     root.push(Step::SetUmask(0));
     // The new root hides the copies in the directory that it is mounted on, but not from whom is there already.
     let scratch = directories.scratch.as_path();
     root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
-    root.mount("tmpfs", scratch, &format!("mode={root_mode:04o}"))?;
+    root.mount("tmpfs", scratch, &format!("mode={root_mode:04o},size={}", TmpfsSize::default().as_str()))?;
     let below = below_root(&build.build_directory);
     if below.starts_with(below_root(build.store.directory()))
         || OTHER_DIRECTORIES.iter().any(|name| below.starts_with(name))
@@ -76,7 +76,7 @@ pub(super) fn add_steps(
     root.standard_directory("bin")?;
     root.directory(Path::new("etc"), 0o555)?;
     for file in etc_files::written(&build.build_directory, build.has_network) {
-        root.file(&Path::new("etc").join(file.name), 0o644, file.content.into())?;
+        root.file(&Path::new("etc").join(file.name), file_mode, file.content.into())?;
     }
     add_devices(&mut root, build, settings, caller)?;
     root.directory(Path::new("tmp"), 0o1777)?;

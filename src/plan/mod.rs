@@ -29,13 +29,15 @@ pub const SANDBOX_GID: u32 = 100;
 pub const BUILD: &str = "build";
 /// The copies of what the build left of its outputs in it.
 pub const OUTPUTS: &str = "outputs";
+/// The mode of the sandbox's store, as Nix makes it: a build may add to it, and take nothing away that it did not add.
+pub const STORE_MODE: u32 = 0o1775;
 
 /// What the shell does in the sandbox after `source /build`: take the build's environment, then become the command.
 const ENTER_SCRIPT: &str = r#"/env-vars; exec "$@""#;
 /// The same where there is no `env-vars`: stdenv makes the environment anew. Its functions can be commands.
 const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; if [ "$(type -t -- "$1")" = function ]; then "$@"; else exec "$@"; fi"#;
-/// The same for a build without stdenv, whose environment the shell has from the start.
-const PLAIN_SCRIPT: &str = r#"exec "$@""#;
+/// The same for a build without stdenv, whose environment the shell has from the start. Only that it counts itself.
+const PLAIN_SCRIPT: &str = r#"unset SHLVL; exec "$@""#;
 
 /// The kinds of namespaces that the child is created in: `CLONE_NEW*` flags of [`clone(2)`].
 ///

@@ -9,12 +9,9 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
 use super::filesystem::Root;
-use super::{Access, OUTPUTS, Step, c_string};
+use super::{Access, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
 use crate::nix::store::Store;
-
-/// As Nix makes it: a build may add to its store, and take nothing away that it did not add.
-const STORE_MODE: u32 = 0o1775;
 
 /// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
 pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, scratch: &Path) -> Result<()> {
@@ -24,21 +21,9 @@ pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreVi
     let directory = scratch.join(below_root(store.directory()));
     let directory_name = c_string(directory.as_os_str())?;
     root.push(Step::MakeDirectory { path: directory_name.clone(), mode: STORE_MODE });
-    // A mount of its own, as in Nix.
-    root.bind(&directory, &directory, Access::ReadWrite)?;
-    let outputs = (!partial_outputs.is_empty()).then(|| open_directory(store.physical_directory())).transpose()?;
-    for name in partial_outputs {
-        let Some(store) = &outputs else { break };
-        let target = directory.join(OsStr::from_bytes(name.to_bytes()));
-        show(
-            root,
-            store,
-            name,
-            &Path::new(OUTPUTS).join(OsStr::from_bytes(name.to_bytes())),
-            &target,
-            Access::ReadWrite,
-        )?;
-    }
+    // A mount of its own, as in Nix. What the build had begun is in it and no mount point, so that it can be removed and made anew.
+    let source = if partial_outputs.is_empty() { &directory } else { Path::new(OUTPUTS) };
+    root.bind(source, &directory, Access::ReadWrite)?;
     // What is bound from a read-only mount is read-only, for one system call instead of one for each store path. This mount goes with
     // the old root.
     let physical = c_string(store.physical_directory().as_os_str())?;
