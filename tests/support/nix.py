@@ -45,6 +45,8 @@ class KeptBuilds:
         self.packages = session.directory / "offline"
         self._daemon = None
         self.fingerprints = {}
+        # What Nix said while it made each directory.
+        self.logs = {}
         shutil.copytree(CHECKOUT / "nix" / "offline", self.packages)
         subprocess.run([self.packages / "collect-tools", self.tools], check=True)
 
@@ -98,7 +100,7 @@ class KeptBuilds:
         return self._daemon
 
     def _ask_users_nix(self, package, tmpdir):
-        options = [*SINGLE_USER, "--store", str(self._users_store())]
+        options = [*SINGLE_USER, "--store", str(self.users_store())]
         return self._nix_build(package, tmpdir, uid=USER, options=options)
 
     def _ask_daemon(self, package, *options):
@@ -106,7 +108,8 @@ class KeptBuilds:
         return self._nix_build(package, self.session.home(USER), uid=USER, options=options, remote=self.daemon.address)
 
     @functools.cache
-    def _users_store(self):
+    def users_store(self):
+        """The root of the store that the unprivileged user has for himself."""
         return self.session.make_directory("users-store", USER, USER)
 
     def _kept(self, package, build):
@@ -114,6 +117,7 @@ class KeptBuilds:
         kept = [Path(path) for path in re.findall("keeping build directory '(.*)'", build.stderr)]
         assert kept, f"Nix kept no directory of {package}:\n{build.stderr}"
         self.fingerprints.update((path, fingerprint(path)) for path in kept)
+        self.logs.update((path, build.stderr) for path in kept)
         return kept
 
     def _nix_build(self, package, tmpdir, uid=0, options=(), remote=None):
