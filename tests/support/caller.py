@@ -58,7 +58,8 @@ class Caller:
         return path
 
     def environment(self, **more):
-        return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/", "TMPDIR": str(self.tmpdir), **more}
+        home = str(self.session.home(self.uid))
+        return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": home, "TMPDIR": str(self.tmpdir), **more}
 
     def _as_caller(self, env=None, cwd="/", groups=(), preexec_fn=None, pass_fds=(), as_root=False):
         uid = 0 if as_root else self.uid

@@ -33,6 +33,7 @@ class KeptBuilds:
         self.packages = session.directory / "offline"
         self.daemon = None
         self.fingerprints = {}
+        self.logs = {}
         shutil.copytree(CHECKOUT / "nix" / "offline", self.packages)
         subprocess.run([self.packages / "collect-tools", self.tools], check=True)
 
@@ -48,7 +49,7 @@ class KeptBuilds:
         # The paths have to be in the machine's store too, where our program looks for the build's shell.
         self.by_root(package)
         kept = self.session.make_directory(f"kept/user/{package}", USER, USER)
-        return self._build(package, kept, uid=USER, options=[*SINGLE_USER, "--store", str(self._users_store())])
+        return self._build(package, kept, uid=USER, options=[*SINGLE_USER, "--store", str(self.users_store())])
 
     @functools.cache
     def by_daemon(self, package):
@@ -56,20 +57,17 @@ class KeptBuilds:
         if not self.daemon:
             self.daemon = Daemon(self.session)
         # It is the daemon who keeps the directory, where its own TMPDIR says.
-        return self._build(package, self._home(USER), uid=USER, remote=self.daemon.address)
+        return self._build(package, self.session.home(USER), uid=USER, remote=self.daemon.address)
 
     @functools.cache
-    def _users_store(self):
+    def users_store(self):
+        """The root of the unprivileged user's own store."""
         return self.session.make_directory("users-store", USER, USER)
-
-    @functools.cache
-    def _home(self, uid):
-        return self.session.make_directory(f"home/{uid}", uid, uid)
 
     def _build(self, package, tmpdir, uid=0, options=(), remote=None):
         environment = {
             "PATH": os.defpath,
-            "HOME": str(self._home(uid)),
+            "HOME": str(self.session.home(uid)),
             "USER": "tester",
             "TMPDIR": str(tmpdir),
             **({"NIX_REMOTE": remote} if remote else {}),
@@ -90,8 +88,15 @@ class KeptBuilds:
         told = re.search("keeping build directory '(.*)'", build.stderr)
         assert told, f"Nix kept no directory of {package}:\n{build.stderr}"
         path = Path(told[1])
+        self.logs[path] = build.stderr
         self.fingerprints[path] = fingerprint(path)
         return path
+
+    def derivation(self, kept):
+        """The derivation that was built in this kept directory, as Nix named it."""
+        named = re.search(r"builder for '(.*?\.drv)' failed", self.logs[kept])
+        assert named, f"no derivation is named in:\n{self.logs[kept]}"
+        return Path(named[1])
 
     def stop(self):
         if self.daemon:

@@ -1,5 +1,6 @@
 """The directory that holds everything the tests make, and the program they run."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -27,6 +28,19 @@ class Session:
         os.chown(path, uid, gid)
         path.chmod(mode)
         return path
+
+    @functools.cache
+    def home(self, uid):
+        """The home directory of a user."""
+        return self.make_directory(f"home/{uid}", uid, uid)
+
+    def remember_settings(self, uid):
+        """Lets the program ask Nix for its settings, once for all tests, of which some allow no other program."""
+        environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(self.home(uid))}
+        subprocess.run(
+            [self.program, self.directory / "missing"],
+            env=environment, user=uid, group=uid, extra_groups=[], stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
 
     def remove(self):
         # Not shutil: a test may have left a tree that is nested deeper than Python can follow.
