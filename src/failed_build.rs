@@ -138,6 +138,9 @@ impl FailedBuild {
         match find_derivation(kept.as_ref(), given, &store, &mut records, &mut notes) {
             Ok(path) => derivation = Some(Derivation::read(&store.physical(&path))?),
             Err(error) if given.is_some() => return Err(error),
+            Err(_)
+                if wishes.store == Some(StoreExtent::Full)
+                    && kept.as_ref().is_some_and(|kept| kept.env_vars.is_ok()) => {}
             Err(error) => notes.push(format!(
                 "{error:#}: the sandbox has the whole store, read-only; --derivation DRV names the derivation"
             )),

@@ -20,6 +20,10 @@ pub const LIBRARY: &str = "library call";
 pub const PROGRAM: &str = "whole command";
 /// The same where there is next to nothing to copy, as bubblewrap copies nothing.
 const PROGRAM_ALONE: &str = "whole command, env-vars only";
+/// The same with the exact store: a closure of 23 paths, looked up among 20,000.
+const SMALL_CLOSURE: &str = "whole command, closure of 23";
+/// And of 1,000.
+const LARGE_CLOSURE: &str = "whole command, closure of 1,000";
 /// The nearest thing that others have.
 pub const BUBBLEWRAP: &str = "bubblewrap";
 /// The floor as a program: what any static program of this machine's C library takes to get there, before it does anything.
@@ -42,9 +46,13 @@ pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
         Candidate { name: FLOOR, run: Box::new(bare_clone3::candidate(&fixture.noop)?) },
         Candidate { name: LEAST_PROGRAM, run: Box::new(program(least_program(fixture)?)) },
         Candidate { name: LIBRARY, run: Box::new(library_call(fixture)) },
-        Candidate { name: PROGRAM, run: Box::new(program(whole_command(fixture, &fixture.kept))) },
-        Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_command(fixture, &fixture.kept_env_vars))) },
+        Candidate { name: PROGRAM, run: Box::new(program(whole_store(fixture, &fixture.kept))) },
+        Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_store(fixture, &fixture.kept_env_vars))) },
     ];
+    for build in &fixture.builds {
+        let name = if build.closure < 100 { SMALL_CLOSURE } else { LARGE_CLOSURE };
+        candidates.push(Candidate { name, run: Box::new(program(exact_store(fixture, &build.kept))) });
+    }
     if let Some(executable) = find_in_path("bwrap") {
         let command = bubblewrap::command(&executable, fixture)?;
         candidates.push(Candidate { name: BUBBLEWRAP, run: Box::new(program(command)) });
@@ -69,11 +77,23 @@ fn least_program(fixture: &Fixture) -> Result<Command> {
     Ok(command)
 }
 
-fn whole_command(fixture: &Fixture, kept: &Path) -> Command {
+fn whole_store(fixture: &Fixture, kept: &Path) -> Command {
+    let mut command = whole_command(fixture);
+    command.arg("--store=full").arg(kept).arg("true");
+    command
+}
+
+fn exact_store(fixture: &Fixture, kept: &Path) -> Command {
+    let mut command = whole_command(fixture);
+    command.arg("--store-root").arg(&fixture.store_root).arg(kept).arg("true");
+    command
+}
+
+fn whole_command(fixture: &Fixture) -> Command {
     // The checkout may be where another user may not go.
     let program = env::var_os("NIX_BUILD_SHELL").unwrap_or_else(|| env!("CARGO_BIN_EXE_nix-build-shell").into());
     let mut command = Command::new(program);
-    command.arg(kept).arg("true").env("TMPDIR", fixture.directory());
+    command.env("TMPDIR", fixture.directory());
     command
 }
 

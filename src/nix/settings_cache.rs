@@ -102,11 +102,13 @@ impl SettingsCache {
 
     /// A reader sees the old file or the new one, and of two writers the later one counts.
     fn replace_file(&self, entry: &Entry<&Settings>) -> io::Result<()> {
-        if self.for_root && !self.directory.ancestors().all(is_absent_or_only_for_us) {
+        let is_safe = || !self.for_root || self.directory.ancestors().all(is_absent_or_safe_to_pass);
+        if !is_safe() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        if !is_absent_or_only_for_us(&self.directory) {
+        // What was absent may have been made by somebody else since.
+        if !is_safe() || !is_absent_or_only_for_us(&self.directory) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         // Readable by nobody else: tempfile makes it with mode 0600.
@@ -117,7 +119,18 @@ impl SettingsCache {
     }
 }
 
-/// Whether `path` is no way for others to lead our writing elsewhere; a symbolic link is one.
+/// Whether `path` is no way for others to lead our writing elsewhere; a symbolic link is one. In a directory like `/tmp`, whose sticky
+/// bit is set, nobody can replace what is ours.
+fn is_absent_or_safe_to_pass(path: &Path) -> bool {
+    match lstat(path) {
+        Ok(status) if Mode::from_raw_mode(status.st_mode).contains(Mode::SVTX) => {
+            let is_directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+            is_directory && status.st_uid == geteuid().as_raw()
+        }
+        _ => is_absent_or_only_for_us(path),
+    }
+}
+
 fn is_absent_or_only_for_us(path: &Path) -> bool {
     match lstat(path) {
         Ok(status) => is_only_for_us(&status, FileType::Directory),
