@@ -70,9 +70,14 @@ fn find(shell: &Path, what: &str, store: &Store) -> Result<PathBuf> {
         bail!("{what} is {shell:?}, in which no store path is named");
     }
     let Some(file) = follow_links(shell, store) else {
+        let store_path = directory.join(name);
+        let store_path = store_path.display();
+        if store.physical(shell) != shell {
+            let file = store.physical(shell);
+            bail!("{what} is {shell:?}, and {} is not there (any more): is it this store?", file.display());
+        }
         bail!(
-            "{what} is {shell:?}, which is not there (any more): «nix-store --realise {}» brings it back if a substituter has it",
-            directory.join(name).display()
+            "{what} is {shell:?}, which is not there (any more): «nix-store --realise {store_path}» brings it back if a substituter has it"
         );
     };
     let physical = store.physical_directory();

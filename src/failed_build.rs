@@ -141,14 +141,14 @@ impl FailedBuild {
             Err(_)
                 if wishes.store == Some(StoreExtent::Full)
                     && kept.as_ref().is_some_and(|kept| kept.env_vars.is_ok()) => {}
-            Err(error) => notes.push(format!(
-                "{error:#}: the sandbox has the whole store, read-only; --derivation DRV names the derivation"
-            )),
-        }
-        if derivation.is_none()
-            && let Some(Err(no_env_vars)) = kept.as_ref().map(|kept| &kept.env_vars)
-        {
-            bail!("{}; and {}", no_env_vars.reason(), notes.pop().unwrap_or_default());
+            Err(error) => {
+                if let Some(Err(no_env_vars)) = kept.as_ref().map(|kept| &kept.env_vars) {
+                    bail!("{}; and {error:#}; --derivation DRV names it", no_env_vars.reason());
+                }
+                notes.push(format!(
+                    "{error:#}: the sandbox has the whole store, read-only; --derivation DRV names the derivation"
+                ));
+            }
         }
 
         let (shell, environment) = entry(kept.as_ref(), derivation.as_ref(), &store, settings)?;
@@ -167,6 +167,9 @@ impl FailedBuild {
             }
             _ => StoreView::Whole,
         };
+        if let (Some(derivation), StoreView::Closure { inputs, .. }) = (&derivation, &store_view) {
+            check_shell(&shell, inputs, derivation, &store)?;
+        }
         let kind = wishes.like.unwrap_or_else(|| kind_of(kept.as_ref(), settings, &store));
         let has_network = wishes.network.unwrap_or_else(|| {
             derivation.as_ref().is_some_and(|derivation| derivation.is_fixed_output() || derivation.is_impure())
@@ -281,6 +284,21 @@ fn entry(
     )?;
     let preparation = if derivation.stdenv().is_some() { Preparation::Stdenv } else { Preparation::Nothing };
     Ok((shell, EntryEnvironment { preparation, variables: built.variables, files: built.files }))
+}
+
+/// A derivation that the caller has named may be that of another build.
+fn check_shell(shell: &BuildShell, inputs: &[CString], derivation: &Derivation, store: &Store) -> Result<()> {
+    let below_store = shell.path.strip_prefix(store.directory()).unwrap_or(&shell.path);
+    let name = below_store.iter().next().unwrap_or_default().as_bytes();
+    if inputs.binary_search_by(|input| input.to_bytes().cmp(name)).is_err() {
+        bail!(
+            "the build's shell {} is not among the inputs of {}, which is the derivation of another build; --derivation DRV names \
+             the right one, and with --store=full it does not matter",
+            shell.path.display(),
+            derivation.path.display()
+        );
+    }
+    Ok(())
 }
 
 /// What Nix gives every builder, before the derivation's own variables: what a shell starts with that reads these from `env-vars`.

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.derivation import Derivation, names, query
+from support.derivation import Derivation, names, nix_store, query
 from support.fingerprint import describe, fingerprint
 from support.kinds import StoreOwner
+from support.nix import USER
 
 STORE = Path("/nix/store")
 NO_HASH = "0" * 32
@@ -77,10 +78,10 @@ def test_a_store_path_is_what_it_is_on_the_host(opener):
 
 def test_files_links_and_programs_of_the_store_work(opener):
     by_name = {name.split("-", 1)[1]: STORE / name for name in derivation_of(opener, "odd-inputs").closure_of_inputs()}
-    script = '$b cat "$1" "$2"; "$3" sh -c "echo a program runs" || exec 3< "$3"'
-    printed = in_busybox(opener, "odd-inputs", script, *(str(by_name[name]) for name in ["a-file", "a-link", "a-file"]))
-    assert printed.splitlines()[:2] == ["a file is a store path, too", "found"]
-    assert in_busybox(opener, "odd-inputs", '"$1" | $b head -n 1', str(by_name["a-program"]))
+    script = '$b cat "$1" "$2"; "$3"'
+    paths = [str(by_name[name]) for name in ["a-file", "a-link", "a-program"]]
+    printed = in_busybox(opener, "odd-inputs", script, *paths)
+    assert printed.splitlines() == ["a file is a store path, too", "found", "it runs"]
 
 
 def test_what_is_no_input_is_not_there_although_the_store_has_it(caller):
@@ -174,9 +175,9 @@ def test_what_a_nested_root_mounts_over_an_input_only_he_sees(user):
     script = """
         input=${SHELL%/bin/*}
         unshare --user --map-root-user --mount bash -euc 'mount -t tmpfs none "$1"; : > "$1/new"; ls "$1"' bash "$input"
-        ls "$input"
+        [[ ! -e $input/new ]]
     """
-    assert user.inside(script).split() == ["new", "bin"]
+    assert user.inside(script) == "new\n"
 
 
 # --- What the failed build left of its outputs -----------------------------------------------------------------------
@@ -196,13 +197,23 @@ def half_installed(opener):
     """Its kept directory; at the end of the test the store has what it had."""
     kept = opener.kept("half-installed")
     paths, before = outputs_on_host(opener)
+    by_hand = not before and isinstance(opener, StoreOwner)
+    if by_hand:
+        # Of a store with a root of its own, some Nix loses them.
+        for path in derivation_of(opener, "half-installed").outputs.values():
+            if path.exists():
+                subprocess.run(["cp", "-a", path, on_host(opener, path)], check=True)
+                subprocess.run(["chown", "-Rh", f"{opener.uid}:{opener.uid}", on_host(opener, path)], check=True)
+        paths, before = outputs_on_host(opener)
     assert sorted(before) == ["doc", "out"]
     yield kept
     assert outputs_on_host(opener) == (paths, before)
+    if by_hand:
+        subprocess.run(["rm", "-rf", *paths.values()], check=True)
 
 
 def test_the_half_that_was_installed_is_there(opener, half_installed):
-    script = 'find $out $doc $missing -printf "%P %y %m %l %u\\n" 2>/dev/null | sort; cat $out/link $doc'
+    script = 'find $out $doc -printf "%P %y %m %l %u\\n" | sort; cat $out/link $doc; [[ ! -e $missing ]]'
     assert opener.inside(script, build_dir=half_installed).splitlines() == [
         " d 755  nixbld",
         " f 644  nixbld",
@@ -234,14 +245,17 @@ def test_an_installation_can_go_on_where_it_stopped(opener, half_installed):
     assert opener.inside(script, build_dir=half_installed).splitlines()[-3:] == ["Hello, world!", "first", "second"]
 
 
-def test_an_output_that_is_a_file_can_be_written_and_removed_but_not_while_it_is_shown(opener, half_installed):
-    script = "echo more >> $doc; cat $doc"
-    assert opener.inside(script, build_dir=half_installed) == "whole\nmore\n"
+def test_an_output_can_be_begun_anew(opener, half_installed):
+    script = """
+        chmod -R u+w $out; rm -r $out; mkdir $out; mv $doc $out/doc; ln $out/doc $doc; mv $out $missing
+        ls $missing; echo more >> $doc; cat $missing/doc
+    """
+    assert opener.inside(script, build_dir=half_installed).split() == ["doc", "whole", "more"]
 
 
 def test_a_phase_can_be_run_into_the_outputs(opener, half_installed):
-    script = 'if [[ $(type -t runPhase) != function ]]; then source $stdenv/setup; fi; cd greeting; installPhase=; runPhase installPhase'
-    opener.inside(script + "; [[ -x $out/bin/greeting ]]", build_dir=half_installed)
+    script = "source $stdenv/setup; cd greeting; installPhase=; runPhase installPhase; [[ -x $out/bin/greeting ]]"
+    opener.inside(script, build_dir=half_installed)
 
 
 # --- What is not shown -----------------------------------------------------------------------------------------------
@@ -359,7 +373,7 @@ def test_a_store_path_that_is_no_derivation_is_refused(caller):
 def test_the_derivation_of_another_build_is_refused(caller):
     """It has other inputs, and this build's shell is not among them."""
     other = derivation_of(caller, "fails-early").path
-    mentions = [other, "bash", caller.kept()]
+    mentions = [other, "/bin/bash is not among the inputs", "the derivation of another build"]
     caller.refused("true", options=["--derivation", str(other)], mentions=mentions)
 
 
@@ -386,7 +400,7 @@ def twins(caller):
 
     found = instantiate("first"), instantiate("second")
     yield name, found
-    subprocess.run(["nix-store", "--delete", *found], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nix_store(Path("/"), "--delete", *found)
 
 
 def test_of_several_derivations_of_one_name_the_newest_is_taken_and_a_note_says_so(caller, twins):
@@ -405,7 +419,7 @@ def test_a_derivation_alone_begins_in_an_empty_build_directory(opener):
     derivation = derivation_of(opener, "greeting")
     script = """
         pwd; stat --format %A /build; find /build -mindepth 1
-        echo "$name $out"; type -t runPhase || true
+        echo "$name $out"
         touch file; ls
     """
     printed = opener.inside(script, build_dir=derivation.path).splitlines()
@@ -428,12 +442,8 @@ def test_a_whole_build_that_succeeds_in_nix_succeeds_here(caller):
         ["nix-instantiate", str(expression), *arguments],
         check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": "/usr/bin:/bin"},
     ).stdout.strip()  # fmt: skip
-    caller.builds.by_root("greeting")
-    script = "genericBuild >&2; $out/bin/greeting Ada"
-    result = caller.enter("eval", script, build_dir=derivation)
-    if result.returncode == 127:
-        result = caller.enter("bash", "-euc", f"source $stdenv/setup; {script}", build_dir=derivation)
-    assert (result.returncode, result.stdout) == (0, "Hello, Ada!\n"), result
+    script = "source $stdenv/setup; genericBuild >&2; $out/bin/greeting Ada"
+    assert caller.inside(script, build_dir=derivation) == "Hello, Ada!\n"
 
 
 @pytest.mark.parametrize(
@@ -497,27 +507,15 @@ def test_an_input_that_was_collected_is_named_with_the_remedy(opener):
     kept = opener.kept("outlives-its-input")
     derivation = derivation_of(opener, "outlives-its-input")
     (collected,) = [path for path in derivation.inputs() if path.endswith("-short-lived")]
-    store = ["--store", str(root_of_store(opener))] if isinstance(opener, StoreOwner) else []
-    subprocess.run(
-        ["nix-store", *store, "--delete", collected],
-        check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}, user=opener.uid if store else 0,
-    )  # fmt: skip
+    root = root_of_store(opener)
+    (deriver,) = [path for path in query(root, "--references", derivation.path) if path.endswith("-short-lived.drv")]
+    nix_store(root, "--delete", collected)
     try:
         mentions = [collected, f"«nix-store --realise {collected}»", "--store=full"]
         opener.refused("true", build_dir=kept, mentions=mentions)
         assert opener.enter("true", build_dir=kept, options=["--store=full"]).returncode == 0
     finally:
-        subprocess.run(
-            ["nix-store", *store, "--realise", query_deriver(opener, derivation), "--option", "substitute", "false"],
-            check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}, user=opener.uid if store else 0,
-        )  # fmt: skip
-
-
-def query_deriver(opener, derivation):
-    """The derivation of the input that a test has collected."""
-    answer = query(root_of_store(opener), "--references", derivation.path)
-    (deriver,) = [path for path in answer if path.endswith("-short-lived.drv")]
-    return deriver
+        nix_store(root, "--realise", deriver)
 
 
 def test_a_shell_that_was_collected_is_named_with_the_remedy(caller):
@@ -533,9 +531,8 @@ def test_a_shell_that_was_collected_is_named_with_the_remedy(caller):
 
 
 @pytest.fixture
-def store_owner(session, builds, workspace, call_as):
-    user = call_as("user")
-    return StoreOwner("store-owner", user.uid, session, builds, workspace)
+def store_owner(session, builds, workspace):
+    return StoreOwner("store-owner", USER, session, builds, workspace)
 
 
 def test_a_chroot_store_is_shown_as_nix_store(store_owner):
@@ -556,8 +553,6 @@ def test_a_chroot_store_is_known_by_nix_remote(store_owner, user, remote):
 
 
 def test_a_store_root_that_is_none(caller):
-    for root in [caller.make_directory("empty"), "/nowhere"]:
-        result = caller.enter("true", options=["--store-root", str(root)])
-        assert result.returncode == 125, result
-        assert result.stderr.count("\n") == 1
-        assert str(root) in result.stderr
+    shell = caller.inside("echo $SHELL").strip()
+    for root in [caller.make_directory("empty"), Path("/nowhere")]:
+        caller.refused("true", options=["--store-root", str(root)], mentions=[shell, f"{root}{shell} is not there"])

@@ -131,7 +131,10 @@ in
   odd-inputs = runWithBusybox "odd-inputs"
     {
       file = builtins.toFile "a-file" "a file is a store path, too\n";
-      program = runWithBusybox "a-program" { } "$builder cp $builder $out";
+      program = runWithBusybox "a-program" { } ''
+        printf '#!%s sh\necho it runs\n' $builder > $out
+        $builder chmod +x $out
+      '';
       link = runWithBusybox "a-link"
         { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
         "$builder ln -s $target/file $out";

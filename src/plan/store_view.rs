@@ -9,12 +9,9 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
 use super::filesystem::Root;
-use super::{Access, OUTPUTS, Step, c_string};
+use super::{Access, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
 use crate::nix::store::Store;
-
-/// As Nix makes it: a build may add to its store, and take nothing away that it did not add.
-const STORE_MODE: u32 = 0o1775;
 
 /// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
 pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, scratch: &Path) -> Result<()> {
@@ -23,22 +20,11 @@ pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreVi
     };
     let directory = scratch.join(below_root(store.directory()));
     let directory_name = c_string(directory.as_os_str())?;
-    root.push(Step::MakeDirectory { path: directory_name.clone(), mode: STORE_MODE });
-    // A mount of its own, as in Nix.
-    root.bind(&directory, &directory, Access::ReadWrite)?;
-    let outputs = (!partial_outputs.is_empty()).then(|| open_directory(store.physical_directory())).transpose()?;
-    for name in partial_outputs {
-        let Some(store) = &outputs else { break };
-        let target = directory.join(OsStr::from_bytes(name.to_bytes()));
-        show(
-            root,
-            store,
-            name,
-            &Path::new(OUTPUTS).join(OsStr::from_bytes(name.to_bytes())),
-            &target,
-            Access::ReadWrite,
-        )?;
-    }
+    root.push(Step::MakeDirectory { path: directory_name, mode: STORE_MODE });
+    // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
+    let has_outputs = !partial_outputs.is_empty();
+    let source = if has_outputs { Path::new(OUTPUTS) } else { &directory };
+    root.bind(source, &directory, Access::ReadWrite)?;
     // What is bound from a read-only mount is read-only, for one system call instead of one for each store path. This mount goes with
     // the old root.
     let physical = c_string(store.physical_directory().as_os_str())?;
@@ -59,7 +45,7 @@ pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) ->
             for name in inputs {
                 let below = OsStr::from_bytes(name.to_bytes());
                 let source = store.physical_directory().join(below);
-                show(root, &handle, name, &source, &directory.join(below), Access::AsSource)?;
+                show(root, &handle, name, &source, &directory.join(below))?;
             }
             Ok(())
         }
@@ -67,14 +53,7 @@ pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) ->
 }
 
 /// Makes the store path `name`, which is also `source`, appear at `target`: a link again as a link, anything else as a mount.
-fn show(
-    root: &mut Root<'_>,
-    store: &OwnedFd,
-    name: &CString,
-    source: &Path,
-    target: &Path,
-    access: Access,
-) -> Result<()> {
+fn show(root: &mut Root<'_>, store: &OwnedFd, name: &CString, source: &Path, target: &Path) -> Result<()> {
     let cannot_look = || format!("cannot look at the store path {}", name.to_string_lossy());
     let status = statat(store, name, AtFlags::SYMLINK_NOFOLLOW).with_context(cannot_look)?;
     match FileType::from_raw_mode(status.st_mode) {
@@ -85,9 +64,9 @@ fn show(
         }
         FileType::Directory => {
             root.directory(target, 0o755)?;
-            root.bind(source, target, access)
+            root.bind(source, target, Access::AsSource)
         }
-        _ => root.bind_file(source, target, access),
+        _ => root.bind_file(source, target, Access::AsSource),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
 use crate::nix::builder_environment::BuildFile;
-use crate::plan::{BUILD, HostDirectories, OUTPUTS};
+use crate::plan::{BUILD, HostDirectories, OUTPUTS, STORE_MODE};
 
 /// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
 const PREFIX: &str = ".nix-build-shell-scratch-";
@@ -158,6 +158,7 @@ impl Scratch {
         mkdirat(&self.handle, OUTPUTS, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let target =
             openat(&self.handle, OUTPUTS, DIRECTORY, Mode::empty()).context("cannot open the copy of the outputs")?;
+        fchmod(&target, Mode::from_raw_mode(STORE_MODE)).map_err(|errno| self.no_room_or(errno, what))?;
         let source = copy::Source { path: store, handle: &handle };
         copy::copy_entries(&source, names, target, caller, check_interrupt)
             .map_err(|failure| self.explained(failure, what))?;

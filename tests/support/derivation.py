@@ -1,6 +1,7 @@
 """What a derivation says, and what the real Nix says of it."""
 
 import ast
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,20 @@ class Derivation:
 
 def query(root, *question):
     """The store paths that are nix-store's answer."""
+    return nix_store(root, "--query", *question).split()
+
+
+def nix_store(root, *arguments):
+    """What nix-store prints about the store of a root directory, as the user whose it is: to another it would be given."""
     store = [] if root == Path("/") else ["--store", str(root)]
+    owner = os.stat(root).st_uid
+    command = ["nix-store", *store, "--option", "substitute", "false", "--option", "build-users-group", "", *arguments]
+    environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/", "USER": "tester"}
     answer = subprocess.run(
-        ["nix-store", *store, "--query", *question], check=True, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"}
+        command, env=environment, cwd="/", user=owner, group=owner, extra_groups=[], capture_output=True, text=True
     )
-    return answer.stdout.split()
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
 
 
 def names(paths):
