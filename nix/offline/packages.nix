@@ -229,4 +229,7 @@ in
       exit 1
     '';
   };
+
+  # Each for another cause; README's table shows what becomes of them.
+  sandbox-only = import ./sandbox-only { inherit mkDerivation; };
 }

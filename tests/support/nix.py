@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from support.fingerprint import fingerprint
@@ -24,6 +25,17 @@ OPTIONS = [
 SINGLE_USER = ["--option", "build-users-group", ""]
 
 
+@dataclass(frozen=True)
+class FailedBuild:
+    """A build that failed: what Nix said of it, and what it kept."""
+
+    derivation: str
+    status: int
+    log: str
+    """All that the builder wrote."""
+    kept: Path
+
+
 class KeptBuilds:
     """Builds each failing package once for each kind of Nix and tells where its directory was kept."""
 
@@ -31,7 +43,7 @@ class KeptBuilds:
         self.session = session
         self.tools = session.make_directory("tools")
         self.packages = session.directory / "offline"
-        self.daemon = None
+        self._daemon = None
         self.fingerprints = {}
         self.logs = {}
         shutil.copytree(CHECKOUT / "nix" / "offline", self.packages)
@@ -41,7 +53,7 @@ class KeptBuilds:
     def by_root(self, package):
         """Kept by a single-user Nix of root."""
         kept = self.session.make_directory(f"kept/root/{package}")
-        return self._build(package, kept, options=SINGLE_USER)
+        return self._kept(package, self._nix_build(package, kept, options=SINGLE_USER))[0]
 
     @functools.cache
     def by_user(self, package):
@@ -49,22 +61,65 @@ class KeptBuilds:
         # The paths have to be in the machine's store too, where our program looks for the build's shell.
         self.by_root(package)
         kept = self.session.make_directory(f"kept/user/{package}", USER, USER)
-        return self._build(package, kept, uid=USER, options=[*SINGLE_USER, "--store", str(self.users_store())])
+        return self._kept(package, self._ask_users_nix(package, kept))[0]
+
+    def builds_for_user(self, package):
+        """Whether the same Nix can build it. In a store of his own, no other Nix takes it for built."""
+        return self._ask_users_nix(package, self.session.home(USER)).returncode == 0
 
     @functools.cache
     def by_daemon(self, package):
         """Kept by a multi-user Nix that built for the unprivileged user."""
-        if not self.daemon:
-            self.daemon = Daemon(self.session)
+        return self._kept(package, self._ask_daemon(package))[0]
+
+    @functools.cache
+    def failures_by_daemon(self, packages):
+        """Those packages of a set that the same Nix could not build, by name."""
+        build = self._ask_daemon(packages, "--keep-going")
+        kept = {directory.name: directory for directory in self._kept(packages, build)}
+        failures = {}
+        for derivation, status in re.findall("error: builder for '(.*)' failed with exit code ([0-9]+)", build.stderr):
+            name = Path(derivation).name.split("-", 1)[1]
+            log = subprocess.run(["nix-store", "--read-log", derivation], check=True, capture_output=True, text=True).stdout
+            failures[name.removesuffix(".drv")] = FailedBuild(derivation, int(status), log, kept[f"nix-build-{name}-0"])
+        return failures
+
+    @functools.cache
+    def output_by_daemon(self, package):
+        """The store path of a package that the same Nix can build."""
+        build = self._ask_daemon(package)
+        assert build.returncode == 0, build.stderr
+        return Path(build.stdout.strip())
+
+    @property
+    def daemon(self):
+        """The multi-user Nix, which runs from the first time that somebody wants it."""
+        if not self._daemon:
+            self._daemon = Daemon(self.session)
+        return self._daemon
+
+    def _ask_users_nix(self, package, tmpdir):
+        options = [*SINGLE_USER, "--store", str(self.users_store())]
+        return self._nix_build(package, tmpdir, uid=USER, options=options)
+
+    def _ask_daemon(self, package, *options):
         # It is the daemon who keeps the directory, where its own TMPDIR says.
-        return self._build(package, self.session.home(USER), uid=USER, remote=self.daemon.address)
+        return self._nix_build(package, self.session.home(USER), uid=USER, options=options, remote=self.daemon.address)
 
     @functools.cache
     def users_store(self):
         """The root of the unprivileged user's own store."""
         return self.session.make_directory("users-store", USER, USER)
 
-    def _build(self, package, tmpdir, uid=0, options=(), remote=None):
+    def _kept(self, package, build):
+        """The directories that a build has kept, at least one."""
+        kept = [Path(path) for path in re.findall("keeping build directory '(.*)'", build.stderr)]
+        assert kept, f"Nix kept no directory of {package}:\n{build.stderr}"
+        self.fingerprints.update((path, fingerprint(path)) for path in kept)
+        self.logs.update((path, build.stderr) for path in kept)
+        return kept
+
+    def _nix_build(self, package, tmpdir, uid=0, options=(), remote=None):
         environment = {
             "PATH": os.defpath,
             "HOME": str(self.session.home(uid)),
@@ -72,7 +127,7 @@ class KeptBuilds:
             "TMPDIR": str(tmpdir),
             **({"NIX_REMOTE": remote} if remote else {}),
         }
-        build = subprocess.run(
+        return subprocess.run(
             ["nix-build", "--keep-failed", "--no-out-link", *OPTIONS, *options]
             + [str(self.packages), "--arg", "tools", str(self.tools), "-A", package],
             env=environment,
@@ -85,12 +140,6 @@ class KeptBuilds:
             text=True,
             errors="replace",
         )
-        told = re.search("keeping build directory '(.*)'", build.stderr)
-        assert told, f"Nix kept no directory of {package}:\n{build.stderr}"
-        path = Path(told[1])
-        self.logs[path] = build.stderr
-        self.fingerprints[path] = fingerprint(path)
-        return path
 
     def derivation(self, kept):
         """The derivation that was built in this kept directory, as Nix named it."""
@@ -99,8 +148,8 @@ class KeptBuilds:
         return Path(named[1])
 
     def stop(self):
-        if self.daemon:
-            self.daemon.stop()
+        if self._daemon:
+            self._daemon.stop()
 
 
 class Daemon:

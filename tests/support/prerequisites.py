@@ -5,12 +5,15 @@ import os
 import shutil
 
 COMMANDS = [
-    "nix-build", "nix-daemon", "nix-instantiate", "nix-store",
+    "nix-build", "nix-daemon", "nix-instantiate", "nix-shell", "nix-store",
     # What nix/offline makes its packages of.
     "busybox", "gcc", "hostname", "ip", "make", "patchelf", "ps", "script", "strace", "xz",
     # What the tests themselves call.
     "bash", "chroot", "mount", "rm", "stty", "unshare",
 ]  # fmt: skip
+
+# What packages in nix/offline/sandbox-only find on a machine, and not in the sandbox; and the Debian package that has it.
+FILES = {"/etc/services": "netbase", "/usr/share/zoneinfo/Europe/Berlin": "tzdata"}
 
 
 def missing():
@@ -20,6 +23,10 @@ def missing():
     lacking = [command for command in COMMANDS if not shutil.which(command)]
     if lacking:
         return f"not installed: {', '.join(lacking)}; «make setup» installs what the tests need"
+    lacking = [path for path in FILES if not os.path.exists(path)]
+    if lacking:
+        packages = " and ".join(FILES[path] for path in lacking)
+        return f"not there: {', '.join(lacking)}; «make setup» installs {packages}, which the tests need"
     if not has_build_users():
         return "the group nixbld has no users, so no multi-user Nix can build; «make setup» installs the package that makes them"
     return None
