@@ -156,7 +156,7 @@ impl FailedBuild {
         let extent = wishes.store.unwrap_or(StoreExtent::Closure);
         let store_view = match (&derivation, extent, &mut records) {
             (Some(derivation), StoreExtent::Closure, Ok(records)) => {
-                view_of_closure(derivation, &sandbox_paths, &store, records)?
+                view_of_closure(derivation, kept.is_some(), &sandbox_paths, &store, records)?
             }
             (None, StoreExtent::Closure, _) if wishes.store.is_some() => {
                 bail!("without its derivation the closure of a build is not known; --derivation DRV names it")
@@ -340,9 +340,11 @@ fn sandbox_paths(
     Ok(by_target.into_values().collect())
 }
 
-/// The closure of the derivation's inputs and of the sandbox paths that are in the store, and the partial outputs.
+/// The closure of the derivation's inputs and of the sandbox paths that are in the store, and the partial outputs. Where the sandbox is
+/// as at the start of the build, `has_begun` being false, there is no output yet.
 fn view_of_closure(
     derivation: &Derivation,
+    has_begun: bool,
     sandbox_paths: &[(SandboxPath, bool)],
     store: &Store,
     records: &mut StoreRecords,
@@ -371,7 +373,8 @@ fn view_of_closure(
     let mut partial_outputs = Vec::new();
     for (_, output) in derivation.output_paths() {
         paths.remove(output);
-        if store.is_store_path(output)
+        if has_begun
+            && store.is_store_path(output)
             && store.physical(output).symlink_metadata().is_ok()
             && !records.is_valid(output)?
         {

@@ -40,8 +40,8 @@ const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$
 /// The same for a shell: it reads stdenv itself, since functions do not outlive an `exec`, from a descriptor that it closes. Only an
 /// interactive one has an rcfile, and only another a `BASH_ENV`. An error is not to end it, nor its end to be taken for the build's.
 const STDENV_SHELL_SCRIPT: &str = r#"exec 9<<<'exec 9<&-; unset BASH_ENV; if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; set +eu; trap - EXIT'; BASH_ENV=/dev/fd/9 exec "$@" --rcfile /dev/fd/9"#;
-/// The same for a build without stdenv, whose environment the shell has from the start.
-const PLAIN_SCRIPT: &str = r#"exec "$@""#;
+/// The same for a build without stdenv, whose environment the shell has from the start. It counts itself in one more variable.
+const PLAIN_SCRIPT: &str = r#"unset SHLVL; exec "$@""#;
 
 /// The kinds of namespaces that the child is created in: `CLONE_NEW*` flags of [`clone(2)`].
 ///
