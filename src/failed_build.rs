@@ -11,7 +11,7 @@ use rustix::fs::fstat;
 use serde_json::Map;
 
 use crate::build_shell::BuildShell;
-use crate::kept_build::{BUILD_DIR, KeptBuild, NoEnvVars};
+use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::nix::builder_environment::{BuildFile, BuilderEnvironment, BuilderSettings};
 use crate::nix::derivation::Derivation;
 use crate::nix::sandbox_paths::{impure_host_deps, store_sources};
@@ -100,6 +100,8 @@ pub struct FailedBuild {
     pub kept: Option<KeptBuild>,
     /// How it was made; nothing where Nix does not know.
     pub derivation: Option<Derivation>,
+    /// Where it finds itself in the sandbox: `/build`, unless `sandbox-build-dir` says otherwise.
+    pub build_directory: PathBuf,
     /// Where its store is.
     pub store: Store,
     /// What of the store it saw.
@@ -152,7 +154,10 @@ impl FailedBuild {
         }
 
         let (shell, environment) = entry(kept.as_ref(), derivation.as_ref(), &store, settings)?;
-        let sandbox_paths = sandbox_paths(settings, wishes, derivation.as_ref())?;
+        let has_network = wishes.network.unwrap_or_else(|| {
+            derivation.as_ref().is_some_and(|derivation| derivation.is_fixed_output() || derivation.is_impure())
+        });
+        let sandbox_paths = sandbox_paths(settings, wishes, derivation.as_ref(), has_network)?;
         let extent = wishes.store.unwrap_or(StoreExtent::Closure);
         let store_view = match (&derivation, extent, &mut records) {
             (Some(derivation), StoreExtent::Closure, Ok(records)) => {
@@ -171,10 +176,19 @@ impl FailedBuild {
             check_shell(&shell, inputs, derivation, &store)?;
         }
         let kind = wishes.like.unwrap_or_else(|| kind_of(kept.as_ref(), settings, &store));
-        let has_network = wishes.network.unwrap_or_else(|| {
-            derivation.as_ref().is_some_and(|derivation| derivation.is_fixed_output() || derivation.is_impure())
-        });
-        Ok(Self { kept, derivation, store, store_view, shell, environment, kind, has_network, sandbox_paths, notes })
+        Ok(Self {
+            kept,
+            derivation,
+            build_directory: settings.sandbox_build_dir.clone(),
+            store,
+            store_view,
+            shell,
+            environment,
+            kind,
+            has_network,
+            sandbox_paths,
+            notes,
+        })
     }
 
     /// The kept build directory's path, or the derivation's where that is all there is.
@@ -258,7 +272,7 @@ fn entry(
         let shell = BuildShell::named(Path::new(OsStr::from_bytes(shell)), &file, store)?;
         let environment = EntryEnvironment {
             preparation: Preparation::EnvVars,
-            variables: initial_variables(store),
+            variables: initial_variables(store, &settings.sandbox_build_dir),
             files: Vec::new(),
         };
         return Ok((shell, environment));
@@ -275,8 +289,8 @@ fn entry(
         derivation,
         &BuilderSettings {
             store: store.directory(),
-            build_directory: Path::new(BUILD_DIR),
-            attributes_directory: Path::new(BUILD_DIR),
+            build_directory: &settings.sandbox_build_dir,
+            attributes_directory: &settings.sandbox_build_dir,
             cores: settings.cores as usize,
             references_graphs: Map::new(),
             variable_of_nix: &|name| env::var_os(OsStr::from_bytes(name)).map(OsStringExt::into_vec),
@@ -302,18 +316,18 @@ fn check_shell(shell: &BuildShell, inputs: &[CString], derivation: &Derivation, 
 }
 
 /// What Nix gives every builder, before the derivation's own variables: what a shell starts with that reads these from `env-vars`.
-fn initial_variables(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let store = store.directory().as_os_str().as_bytes();
+fn initial_variables(store: &Store, build_directory: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let (store, top) = (store.directory().as_os_str().as_bytes(), build_directory.as_os_str().as_bytes());
     let of_all: [(&str, &[u8]); 11] = [
         ("PATH", b"/path-not-set"),
         ("HOME", b"/homeless-shelter"),
         ("NIX_STORE", store),
-        ("NIX_BUILD_TOP", BUILD_DIR.as_bytes()),
-        ("TMPDIR", BUILD_DIR.as_bytes()),
-        ("TEMPDIR", BUILD_DIR.as_bytes()),
-        ("TMP", BUILD_DIR.as_bytes()),
-        ("TEMP", BUILD_DIR.as_bytes()),
-        ("PWD", BUILD_DIR.as_bytes()),
+        ("NIX_BUILD_TOP", top),
+        ("TMPDIR", top),
+        ("TEMPDIR", top),
+        ("TMP", top),
+        ("TEMP", top),
+        ("PWD", top),
         ("NIX_LOG_FD", b"2"),
         ("TERM", b"xterm-256color"),
     ];
@@ -325,6 +339,7 @@ fn sandbox_paths(
     settings: &Settings,
     wishes: &Wishes,
     derivation: Option<&Derivation>,
+    has_network: bool,
 ) -> Result<Vec<(SandboxPath, bool)>> {
     let requested = derivation.and_then(|derivation| derivation.variable("__impureHostDeps")).unwrap_or_default();
     let requested = String::from_utf8_lossy(requested);
@@ -334,10 +349,19 @@ fn sandbox_paths(
     let writable = wishes.bind_writable.iter().cloned().map(|path| (path, true));
     // As for Nix, the last of equal targets counts.
     let mut by_target = BTreeMap::new();
-    for (path, is_writable) in of_nix.chain(of_caller).chain(writable) {
+    let certificates = has_network.then(certificates).flatten().map(|path| (path, false));
+    for (path, is_writable) in certificates.into_iter().chain(of_nix).chain(of_caller).chain(writable) {
         by_target.insert(path.target.clone(), (path, is_writable));
     }
     Ok(by_target.into_values().collect())
+}
+
+/// What a fixed-output derivation checks servers with: Nix's setting `ssl-cert-file`, whose default this is.
+fn certificates() -> Option<SandboxPath> {
+    const TARGET: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let named = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"].into_iter().find_map(env::var_os);
+    let file = named.map_or(TARGET.into(), PathBuf::from).canonicalize().ok()?;
+    SandboxPath::new(Path::new(TARGET), &file, true).ok()
 }
 
 /// The closure of the derivation's inputs and of the sandbox paths that are in the store, and the partial outputs. Where the sandbox is

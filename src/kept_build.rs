@@ -15,9 +15,6 @@ use crate::env_vars::EnvVars;
 use crate::owner::Owner;
 use crate::quiet_open::open_quietly;
 
-/// Where a build finds itself in Nix's sandbox, unless `sandbox-build-dir` says otherwise.
-pub const BUILD_DIR: &str = "/build";
-
 /// The file that stdenv writes at the start of each phase.
 const ENV_VARS: &str = "env-vars";
 /// More than any environment that a kernel would execute a program with; a real file has a few kilobytes.
@@ -89,9 +86,9 @@ impl KeptBuild {
         self.directory.join(ENV_VARS)
     }
 
-    /// Where Nix built, if that was not in its sandbox.
-    pub fn built_outside_sandbox(&self) -> Option<PathBuf> {
-        self.variable("NIX_BUILD_TOP").map(path_of).filter(|top| top != BUILD_DIR)
+    /// Where Nix built: `NIX_BUILD_TOP`.
+    pub fn build_top(&self) -> Option<PathBuf> {
+        self.variable("NIX_BUILD_TOP").map(path_of)
     }
 
     /// The store paths that the build was to make, as its variables or its structured attributes name them. They come from the

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 
 use rustix::fs::{Mode, Stat};
+use rustix::process::geteuid;
 
 /// Owner and mode of a file: `nixbld1 (uid 30001, mode 0600)`.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,9 @@ const ALLOCATED_IDS: std::ops::Range<u32> = 0x3400_0000..0x3400_0000 + 0x0080_00
 ///
 /// [`auto-allocate-uids`]: https://nix.dev/manual/nix/latest/command-ref/conf-file#conf-auto-allocate-uids
 pub fn is_build_user(uid: u32, group: &str) -> bool {
+    if uid == 0 || uid == geteuid().as_raw() {
+        return false;
+    }
     if ALLOCATED_IDS.contains(&uid) {
         return true;
     }

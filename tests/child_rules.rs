@@ -71,6 +71,7 @@ fn with_plan(test: impl FnOnce(Plan)) {
     let build = FailedBuild {
         kept: None,
         derivation: None,
+        build_directory: "/build".into(),
         store: Store::from_environment().unwrap(),
         store_view: StoreView::Whole,
         shell: BuildShell { path: "/bin/sh".into(), applet: None, file: env::current_exe().unwrap() },

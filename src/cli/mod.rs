@@ -10,7 +10,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
-use crate::kept_build::{BUILD_DIR, KeptBuild};
+use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::{BUILD, Plan};
 use crate::scratch::{CopySummary, Unreadable};
@@ -152,11 +152,10 @@ impl Options {
     /// Says what was found out and copied and what comes next, as far as the caller wants or has to know it.
     pub fn tell(&self, build: &FailedBuild, copied: &CopySummary, plan: &Plan) {
         let directory = build.name().display();
-        if let Some(top) = build.kept.as_ref().and_then(KeptBuild::built_outside_sandbox) {
-            let top = top.display();
-            say(format_args!(
-                "warning: Nix built this without its sandbox, in {top}; in here the build is in {BUILD_DIR}"
-            ));
+        let build_top = build.kept.as_ref().and_then(KeptBuild::build_top);
+        if let Some(top) = build_top.filter(|top| *top != build.build_directory) {
+            let (top, here) = (top.display(), build.build_directory.display());
+            say(format_args!("warning: Nix built this without its sandbox, in {top}; in here the build is in {here}"));
         }
         build.notes.iter().for_each(say);
         let CopySummary { entries, bytes, left_out } = copied;

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::{SANDBOX_GID, SANDBOX_UID};
-use crate::kept_build::BUILD_DIR;
 
 /// Files of the host that a build finds in its `/etc` if it has the host's network, as far as the host has them.
 const NETWORK_FILES: [&str; 3] = ["resolv.conf", "services", "hosts"];
@@ -15,14 +14,15 @@ pub(super) struct EtcFile {
 }
 
 /// `/etc/group`, `/etc/passwd`, and `/etc/hosts` or, with the host's network, `/etc/nsswitch.conf`.
-pub(super) fn written(has_network: bool) -> [EtcFile; 3] {
+pub(super) fn written(build_directory: &Path, has_network: bool) -> [EtcFile; 3] {
+    let home = build_directory.display();
     [
         EtcFile { name: "group", content: format!("root:x:0:\nnixbld:!:{SANDBOX_GID}:\nnogroup:x:65534:\n") },
         EtcFile {
             name: "passwd",
             content: format!(
-                "root:x:0:0:Nix build user:{BUILD_DIR}:/noshell\n\
-                 nixbld:x:{SANDBOX_UID}:{SANDBOX_GID}:Nix build user:{BUILD_DIR}:/noshell\n\
+                "root:x:0:0:Nix build user:{home}:/noshell\n\
+                 nixbld:x:{SANDBOX_UID}:{SANDBOX_GID}:Nix build user:{home}:/noshell\n\
                  nobody:x:65534:65534:Nobody:/:/noshell\n"
             ),
         },

@@ -6,14 +6,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 
 use super::store_view::{self, below_root};
 use super::{Access, BUILD, HostDirectories, Step, c_string, etc_files};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Kind};
-use crate::kept_build::BUILD_DIR;
 use crate::nix::{SandboxPath, Settings, TmpfsSize};
 
 /// Directories in `/proc` in which nothing can be written, or nothing that stays.
@@ -22,6 +21,8 @@ const READ_ONLY_IN_PROC: [&CStr; 3] = [c"pressure", c"sysvipc", c"tty"];
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 /// The device for virtual machines: a build has it where the machine has it.
 const KVM: &str = "kvm";
+/// Where the sandbox has something else than the build.
+const OTHER_DIRECTORIES: [&str; 5] = ["bin", "dev", "etc", "proc", "tmp"];
 /// Links in `/dev`, as a builder sees them.
 const DEVICE_LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
@@ -49,11 +50,24 @@ pub(super) fn add_steps(
     let scratch = directories.scratch.as_path();
     root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
     root.mount("tmpfs", scratch, &format!("mode={root_mode:04o}"))?;
-    let build_directory = scratch.join(below_root(Path::new(BUILD_DIR)));
+    let below = below_root(&build.build_directory);
+    if below.starts_with(below_root(build.store.directory()))
+        || OTHER_DIRECTORIES.iter().any(|name| below.starts_with(name))
+    {
+        bail!(
+            "Nix's sandbox-build-dir is {}, where the sandbox has something else; choose another with NIX_CONFIG='sandbox-build-dir = \
+             /build'",
+            build.build_directory.display()
+        );
+    }
+    for parent in parents(&build.build_directory) {
+        root.directory_above(scratch, parent)?;
+    }
+    let build_directory = scratch.join(below);
     root.push(Step::MakeDirectory { path: c_string(build_directory.as_os_str())?, mode: 0o700 });
     root.bind(Path::new(BUILD), &build_directory, Access::ReadWrite)?;
     for parent in parents(build.store.directory()) {
-        root.directory_above_store(scratch, parent)?;
+        root.directory_above(scratch, parent)?;
     }
     store_view::add_early_steps(&mut root, &build.store, &build.store_view, scratch)?;
     root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
@@ -61,7 +75,7 @@ pub(super) fn add_steps(
     store_view::add_steps(&mut root, &build.store, &build.store_view)?;
     root.standard_directory("bin")?;
     root.directory(Path::new("etc"), 0o555)?;
-    for file in etc_files::written(build.has_network) {
+    for file in etc_files::written(&build.build_directory, build.has_network) {
         root.file(&Path::new("etc").join(file.name), 0o644, file.content.into())?;
     }
     add_devices(&mut root, build, settings, caller)?;
@@ -190,8 +204,10 @@ impl Root<'_> {
     }
 
     /// Before the new root is the working directory.
-    fn directory_above_store(&mut self, scratch: &Path, path: &Path) -> Result<()> {
-        self.made.insert(below_root(path).to_owned());
+    fn directory_above(&mut self, scratch: &Path, path: &Path) -> Result<()> {
+        if !self.made.insert(below_root(path).to_owned()) {
+            return Ok(());
+        }
         let path = c_string(scratch.join(below_root(path)).as_os_str())?;
         self.push(Step::MakeDirectory { path, mode: self.directory_mode });
         Ok(())

@@ -8,7 +8,7 @@ mod store_view;
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
@@ -16,7 +16,6 @@ use linux_raw_sys::general;
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation};
-use crate::kept_build::BUILD_DIR;
 use crate::nix::Settings;
 use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::{ADDR_NO_RANDOMIZE, PER_LINUX32};
@@ -33,8 +32,8 @@ pub const OUTPUTS: &str = "outputs";
 /// The mode of the sandbox's store, as Nix makes it: a build may add to it, and take nothing away that it did not add.
 pub const STORE_MODE: u32 = 0o1775;
 
-/// What the shell does in the sandbox: take the build's environment, then become the command.
-const ENTER_SCRIPT: &str = r#"source /build/env-vars; exec "$@""#;
+/// What the shell does in the sandbox after `source /build`: take the build's environment, then become the command.
+const ENTER_SCRIPT: &str = r#"/env-vars; exec "$@""#;
 /// The same where there is no `env-vars`: stdenv makes the environment anew. Its functions can be commands.
 const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; if [ "$(type -t -- "$1")" = function ]; then "$@"; else exec "$@"; fi"#;
 /// The same for a shell: it reads stdenv itself, since functions do not outlive an `exec`, from a descriptor that it closes. Only an
@@ -122,12 +121,12 @@ impl Command {
         let shell: Vec<&OsStr> =
             [build.shell.path.as_os_str()].into_iter().chain(build.shell.applet.as_deref()).collect();
         let script = match build.environment.preparation {
-            Preparation::EnvVars => ENTER_SCRIPT,
-            Preparation::Stdenv if command.is_empty() => STDENV_SHELL_SCRIPT,
-            Preparation::Stdenv => STDENV_SCRIPT,
-            Preparation::Nothing => PLAIN_SCRIPT,
+            Preparation::EnvVars => format!("source {}{ENTER_SCRIPT}", quoted(&build.build_directory)),
+            Preparation::Stdenv if command.is_empty() => STDENV_SHELL_SCRIPT.into(),
+            Preparation::Stdenv => STDENV_SCRIPT.into(),
+            Preparation::Nothing => PLAIN_SCRIPT.into(),
         };
-        let script = ["-c", script, "--"].map(OsStr::new);
+        let script = ["-c", &script, "--"].map(OsStr::new);
         let command = if command.is_empty() { shell.clone() } else { command.iter().map(AsRef::as_ref).collect() };
         let variables = build.environment.variables.iter();
         Ok(Self {
@@ -138,6 +137,13 @@ impl Command {
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+/// A path as a shell reads it: most need no quotes.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.+".contains(&byte));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// Everything that has to happen between `clone3` and the command, and what the parent adds to it.
@@ -210,7 +216,7 @@ impl Plan {
             Step::HideFromCommand,
             Step::DropCapabilities,
             Step::CloseDescriptors,
-            Step::ChangeDirectory(CString::new(BUILD_DIR)?),
+            Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
         ]);
         if !build.has_network {
             steps.push(Step::AwaitNetwork);
