@@ -354,28 +354,35 @@ fn entry(
     Ok((BuildShell::builder_of(derivation, store)?, environment))
 }
 
-/// What can run a command in a store of which the build sees this: the build's own shell, or where it has none, one among its inputs.
+/// What runs the command in a build that sees this of its store: its own shell, or where its builder is none, one among its inputs.
 fn shell_in(
     view: &StoreView,
     own: Option<BuildShell>,
     derivation: Option<&Derivation>,
     store: &Store,
 ) -> Result<BuildShell> {
-    let name = || derivation.map_or(Path::new("the build"), |derivation| &derivation.path).display();
-    match (own, view) {
-        (Some(shell), view) if view.shows(&shell.path) => Ok(shell),
-        // A derivation that the caller has named may be that of another build.
-        (Some(shell), _) => bail!(
+    match (own, derivation, view) {
+        (Some(shell), Some(derivation), view) if !view.shows(&shell.path) => bail!(
             "the build's shell {} is not among the inputs of {}, which is the derivation of another build; --derivation DRV names the \
              right one, and with --store=full it does not matter",
             shell.path.display(),
-            name()
+            derivation.path.display()
         ),
-        (None, StoreView::Closure { inputs, .. }) => BuildShell::among(inputs, store)
-            .with_context(|| format!("neither the builder of {} is a shell, nor is one among its inputs", name())),
-        (None, StoreView::Whole) => {
-            bail!("the builder of {} is no shell, and without --store=full one is looked for", name())
+        (Some(shell), _, _) => Ok(shell),
+        (None, Some(derivation), view) => {
+            let among_inputs = match view {
+                StoreView::Closure { inputs, .. } => BuildShell::among(inputs, store),
+                StoreView::Whole => None,
+            };
+            among_inputs.with_context(|| {
+                format!(
+                    "the builder of {} is {}, which is no shell to run a command in, and none of its inputs is seen to have one",
+                    derivation.path.display(),
+                    derivation.builder.escape_ascii()
+                )
+            })
         }
+        (None, None, _) => bail!("there is neither an env-vars nor a derivation"),
     }
 }
 
