@@ -1,6 +1,6 @@
 //! The shell of a build: what runs the command in the sandbox.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,18 @@ impl BuildShell {
         let file = find(&path, &format!("the builder of {}", derivation.path.display()), store)?;
         Ok(Some(Self { path, applet: applet.map(OsStr::to_owned), file }))
     }
+
+    /// A shell among the store paths that are called `names`, for a build that is no shell's: bash before any other.
+    pub fn among(names: &[CString], store: &Store) -> Option<Self> {
+        let at = |program: &str| {
+            names.iter().find_map(|name| {
+                let path = store.directory().join(OsStr::from_bytes(name.to_bytes())).join(program);
+                let file = find(&path, "a shell", store).ok()?;
+                Some(Self { path, applet: None, file })
+            })
+        };
+        at("bin/bash").or_else(|| at("bin/sh"))
+    }
 }
 
 /// The file that `shell` leads to, which has to be an executable one in the store.
@@ -70,9 +82,14 @@ fn find(shell: &Path, what: &str, store: &Store) -> Result<PathBuf> {
         bail!("{what} is {shell:?}, in which no store path is named");
     }
     let Some(file) = follow_links(shell, store) else {
+        let store_path = directory.join(name);
+        let store_path = store_path.display();
+        if store.physical(shell) != shell {
+            let file = store.physical(shell);
+            bail!("{what} is {shell:?}, and {} is not there (any more): is it this store?", file.display());
+        }
         bail!(
-            "{what} is {shell:?}, which is not there (any more): «nix-store --realise {}» brings it back if a substituter has it",
-            directory.join(name).display()
+            "{what} is {shell:?}, which is not there (any more): «nix-store --realise {store_path}» brings it back if a substituter has it"
         );
     };
     let physical = store.physical_directory();

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support import prerequisites
 from support.caller import Caller
+from support.kinds import KINDS
 from support.leftovers import Watch
 from support.nix import USER, KeptBuilds
 from support.session import Session, built_program
@@ -76,3 +77,10 @@ def user(call_as):
 @pytest.fixture
 def root(call_as):
     return call_as("root")
+
+
+@pytest.fixture(params=KINDS)
+def opener(request, session, builds, workspace):
+    """Each of the kinds of Nix in turn, with somebody who opens what it kept."""
+    uid = 0 if request.param == "root" else USER
+    return KINDS[request.param](request.param, uid, session, builds, workspace)

@@ -10,6 +10,21 @@ let
 
   # Characters that a Nix string has no escape for.
   control = builtins.fromJSON ''"\u0001\u0007\u0008\u000b\u000c\u001b[31m\u007f"'';
+
+  # The builder's own environment, as the kernel has it: what a shell makes of it is another.
+  recordEnvironment = ''
+    $builder cat /proc/$$/environ > environ
+    echo "the environment is recorded" >&2
+    exit 1
+  '';
+
+  # No file has this hash.
+  fixed = {
+    outputHash = "0000000000000000000000000000000000000000000000000000";
+    outputHashAlgo = "sha256";
+    outputHashMode = "flat";
+    impureEnvVars = [ "http_proxy" "UNSET" ];
+  };
 in
 {
   # A build that fails only in the sandbox: its test asks for /usr/bin/env, which every other machine has.
@@ -108,6 +123,109 @@ in
       mkdir -p $out/bin
       cp greeting $out/bin/
       echo "there are no headers to install into $dev" >&2
+      exit 1
+    '';
+  };
+
+  # Store paths of every kind among its inputs, and one that only a link leads to.
+  odd-inputs = runWithBusybox "odd-inputs"
+    {
+      file = builtins.toFile "a-file" "a file is a store path, too\n";
+      program = runWithBusybox "a-program" { } ''
+        printf '#!%s sh\necho it runs\n' $builder > $out
+        $builder chmod +x $out
+      '';
+      link = runWithBusybox "a-link"
+        { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
+        "$builder ln -s $target/file $out";
+      twoOutputs = (runWithBusybox "two-outputs-of-which-one" { outputs = [ "out" "unwanted" ]; } ''
+        echo wanted > $out
+        echo unwanted > $unwanted
+      '').out;
+    } ''
+    echo "its inputs are odd" >&2
+    exit 1
+  '';
+
+  # Fails with one output half written, one whole, which is a file, and one missing: none of them is registered.
+  half-installed = mkDerivation {
+    name = "half-installed";
+    src = greeting-source;
+    outputs = [ "out" "doc" "missing" ];
+    makeFlags = [ "PREFIX=$(out)" ];
+    installPhase = ''
+      mkdir -p $out/share
+      echo first > $out/share/first
+      ln -s share/first $out/link
+      chmod 0444 $out/share/first
+      chmod 0555 $out/share
+      echo whole > $doc
+      echo "half of it is installed" >&2
+      exit 1
+    '';
+  };
+
+  # The input is for a test to collect as garbage.
+  outlives-its-input = runWithBusybox "outlives-its-input"
+    { input = runWithBusybox "short-lived" { } "echo here > $out"; } ''
+    $builder cat $input
+    exit 1
+  '';
+
+  # stdenv is there, but no phase begins: nothing writes an env-vars file.
+  fails-before-phases = mkDerivation {
+    name = "fails-before-phases";
+    src = greeting-source;
+    greeted = "somebody";
+    buildCommand = ''
+      cp -r $src greeting
+      echo "no phase begins" >&2
+      exit 1
+    '';
+  };
+
+  # The builder is no shell that could run a command.
+  no-shell = runWithBusybox "no-shell" { args = [ "false" ]; } "";
+
+  recorded = runWithBusybox "recorded"
+    {
+      passAsFile = [ "long" "quoted" ];
+      long = "first line\nsecond line, to be in ${builtins.placeholder "out"}\n";
+      quoted = "it's \"quoted\" $(touch /pwned)";
+      newline = "first\nsecond\n";
+      elsewhere = builtins.placeholder "doc";
+      outputs = [ "out" "doc" ];
+    }
+    recordEnvironment;
+  recorded-structured = runWithBusybox "recorded-structured"
+    {
+      __structuredAttrs = true;
+      list = [ "one" "two words" "\"three\"" ];
+      set = { key = "value"; };
+      number = 42;
+    } ''
+    builder=$(echo $NIX_STORE/*-busybox/busybox)
+    ${recordEnvironment}
+  '';
+  recorded-fixed-output = runWithBusybox "recorded-fixed-output" fixed recordEnvironment;
+
+  # Everything that tells of a fixed output, and a whole stdenv to look at it with.
+  fixed-output = mkDerivation (fixed // {
+    name = "fixed-output";
+    src = greeting-source;
+    buildPhase = ''
+      echo "nothing is fetched" >&2
+      exit 1
+    '';
+  });
+
+  # For a processor whose programs the machine runs as well.
+  thirty-two-bit = mkDerivation {
+    name = "thirty-two-bit";
+    system = "i686-linux";
+    src = greeting-source;
+    buildPhase = ''
+      uname -m
       exit 1
     '';
   };

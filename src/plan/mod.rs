@@ -2,6 +2,8 @@
 
 mod etc_files;
 mod filesystem;
+mod host_paths;
+mod root;
 mod step;
 mod store_view;
 
@@ -27,7 +29,7 @@ pub const SANDBOX_GID: u32 = 100;
 
 /// The copy of the kept build directory in a scratch directory.
 pub const BUILD: &str = "build";
-/// The copies of what the build left of its outputs in it.
+/// Beside it, if the build left something of its outputs: copies of that, in what becomes the sandbox's store.
 pub const OUTPUTS: &str = "outputs";
 /// The mode of the sandbox's store, as Nix makes it: a build may add to it, and take nothing away that it did not add.
 pub const STORE_MODE: u32 = 0o1775;
@@ -36,7 +38,10 @@ pub const STORE_MODE: u32 = 0o1775;
 const ENTER_SCRIPT: &str = r#"/env-vars; exec "$@""#;
 /// The same where there is no `env-vars`: stdenv makes the environment anew. Its functions can be commands.
 const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; if [ "$(type -t -- "$1")" = function ]; then "$@"; else exec "$@"; fi"#;
-/// The same for a build without stdenv, whose environment the shell has from the start. Only that it counts itself.
+/// The same for a shell: it reads stdenv itself, since functions do not outlive an `exec`, from a descriptor that it closes. Only an
+/// interactive one has an rcfile, and only another a `BASH_ENV`. An error is not to end it, nor its end to be taken for the build's.
+const STDENV_SHELL_SCRIPT: &str = r#"exec 9<<<'exec 9<&-; unset BASH_ENV; if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; set +eu; trap - EXIT'; BASH_ENV=/dev/fd/9 exec "$@" --rcfile /dev/fd/9"#;
+/// The same for a build without stdenv, whose environment the shell has from the start. It counts itself in one more variable.
 const PLAIN_SCRIPT: &str = r#"unset SHLVL; exec "$@""#;
 
 /// The kinds of namespaces that the child is created in: `CLONE_NEW*` flags of [`clone(2)`].
@@ -119,6 +124,7 @@ impl Command {
             [build.shell.path.as_os_str()].into_iter().chain(build.shell.applet.as_deref()).collect();
         let script = match build.environment.preparation {
             Preparation::EnvVars => format!("source {}{ENTER_SCRIPT}", quoted(&build.build_directory)),
+            Preparation::Stdenv if command.is_empty() => STDENV_SHELL_SCRIPT.into(),
             Preparation::Stdenv => STDENV_SCRIPT.into(),
             Preparation::Nothing => PLAIN_SCRIPT.into(),
         };

@@ -158,6 +158,7 @@ impl Scratch {
         mkdirat(&self.handle, OUTPUTS, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let target =
             openat(&self.handle, OUTPUTS, DIRECTORY, Mode::empty()).context("cannot open the copy of the outputs")?;
+        fchmod(&target, Mode::from_raw_mode(STORE_MODE)).map_err(|errno| self.no_room_or(errno, what))?;
         let source = copy::Source { path: store, handle: &handle };
         copy::copy_entries(&source, names, target, caller, check_interrupt)
             .map_err(|failure| self.explained(failure, what))?;

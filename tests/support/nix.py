@@ -142,6 +142,12 @@ class KeptBuilds:
             errors="replace",
         )
 
+    def derivation(self, kept):
+        """The derivation that was built in this kept directory, as Nix named it."""
+        named = re.search(r"builder for '(.*?\.drv)' failed", self.logs[kept])
+        assert named, f"no derivation is named in:\n{self.logs[kept]}"
+        return Path(named[1])
+
     def stop(self):
         if self._daemon:
             self._daemon.stop()
