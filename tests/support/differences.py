@@ -240,19 +240,6 @@ DIFFERENCES = [
         probes={"structured-env-vars"},
     ),
     *each(
-        "certificates of authorities",
-        {
-            "mount /etc/ssl/certs/ca-certificates.crt": (None, "disk"),
-            "options of /etc/ssl/certs/ca-certificates.crt": (None, "ro,relatime; rw"),
-            "mode of /etc/ssl(/certs)?": (None, "dr.xr-xr-x"),
-            "owner of /etc/ssl(/certs)?": (None, THE_BUILDERS),
-            "mode of /etc/ssl/certs/ca-certificates.crt": (None, "-r..r..r.."),
-            "owner of /etc/ssl/certs/ca-certificates.crt": (None, f"{THE_BUILDERS}|{UNMAPPED}"),
-            "content of /etc/ssl/certs/ca-certificates.crt": (None, ANY),
-        },
-        probes=WITH_NETWORK if Path("/etc/ssl/certs/ca-certificates.crt").exists() else set(),
-    ),
-    *each(
         "abstract sockets of the host",
         {"call connect to an abstract name outside": (YES, "EPERM")},
         probes=WITH_NETWORK if landlock_version() >= 6 else set(),
