@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 use super::store_view::{self, below_root};
 use super::{Access, BUILD, HostDirectories, Step, c_string, etc_files};
 use crate::caller::Caller;
-use crate::failed_build::{FailedBuild, Kind};
+use crate::failed_build::{FailedBuild, Kind, StoreView};
 use crate::nix::{SandboxPath, Settings, TmpfsSize};
 
 /// Directories in `/proc` in which nothing can be written, or nothing that stays.
@@ -64,11 +64,13 @@ pub(super) fn add_steps(
         root.directory_above(scratch, parent)?;
     }
     let build_directory = scratch.join(below);
+    root.made.insert(below.to_owned());
     root.push(Step::MakeDirectory { path: c_string(build_directory.as_os_str())?, mode: 0o700 });
     root.bind(Path::new(BUILD), &build_directory, Access::ReadWrite)?;
     for parent in parents(build.store.directory()) {
         root.directory_above(scratch, parent)?;
     }
+    root.made.insert(below_root(build.store.directory()).to_owned());
     store_view::add_early_steps(&mut root, &build.store, &build.store_view, scratch)?;
     root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
 
@@ -102,6 +104,16 @@ pub(super) fn add_steps(
 fn add_sandbox_paths(root: &mut Root<'_>, build: &FailedBuild) -> Result<()> {
     const SHELL: &str = "/bin/sh";
     for (path, is_writable) in &build.sandbox_paths {
+        if build.store_view == StoreView::Whole && path.target.starts_with(build.store.directory()) {
+            if path.target == path.source {
+                continue;
+            }
+            bail!(
+                "{} is to be in the sandbox as {}, which is in the store, and the whole store is read-only: give it another place",
+                path.source.display(),
+                path.target.display()
+            );
+        }
         let access = if *is_writable { Access::ReadWrite } else { Access::ReadOnly };
         root.host_path(path, &build.store.physical(&path.source), access)?;
     }
@@ -219,7 +231,7 @@ impl Root<'_> {
         Ok(())
     }
 
-    fn link(&mut self, link: &OsStr, path: &Path) -> Result<()> {
+    pub(super) fn link(&mut self, link: &OsStr, path: &Path) -> Result<()> {
         self.made.insert(path.to_owned());
         self.push(Step::MakeSymlink { link: c_string(link)?, path: c_string(path.as_os_str())? });
         Ok(())

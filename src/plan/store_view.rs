@@ -15,18 +15,15 @@ use crate::nix::store::Store;
 
 /// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
 pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, scratch: &Path) -> Result<()> {
-    let StoreView::Closure { inputs: _, partial_outputs } = view else {
-        return Ok(());
-    };
-    let directory = scratch.join(below_root(store.directory()));
-    let directory_name = c_string(directory.as_os_str())?;
-    root.push(Step::MakeDirectory { path: directory_name, mode: STORE_MODE });
-    // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
-    let has_outputs = !partial_outputs.is_empty();
-    let source = if has_outputs { Path::new(OUTPUTS) } else { &directory };
-    root.bind(source, &directory, Access::ReadWrite)?;
-    // What is bound from a read-only mount is read-only, for one system call instead of one for each store path. This mount goes with
-    // the old root.
+    if let StoreView::Closure { inputs: _, partial_outputs } = view {
+        let directory = scratch.join(below_root(store.directory()));
+        root.push(Step::MakeDirectory { path: c_string(directory.as_os_str())?, mode: STORE_MODE });
+        // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
+        let source = if partial_outputs.is_empty() { &directory } else { Path::new(OUTPUTS) };
+        root.bind(source, &directory, Access::ReadWrite)?;
+    }
+    // What is bound from a read-only mount is read-only, for one system call instead of one for each store path, and by whatever name a
+    // sandbox path is in the store. This mount goes with the old root.
     let physical = c_string(store.physical_directory().as_os_str())?;
     root.push(Step::Bind { source: physical.clone(), target: physical, recursive: true, access: Access::ReadOnly });
     Ok(())
@@ -38,7 +35,7 @@ pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) ->
     match view {
         StoreView::Whole => {
             root.directory(directory, 0o755)?;
-            root.bind_recursively(store.physical_directory(), directory, Access::ReadOnly)
+            root.bind_recursively(store.physical_directory(), directory, Access::AsSource)
         }
         StoreView::Closure { inputs, partial_outputs: _ } => {
             let handle = open_directory(store.physical_directory())?;
@@ -59,8 +56,7 @@ fn show(root: &mut Root<'_>, store: &OwnedFd, name: &CString, source: &Path, tar
     match FileType::from_raw_mode(status.st_mode) {
         FileType::Symlink => {
             let link = readlinkat(store, name, Vec::new()).with_context(cannot_look)?;
-            root.push(Step::MakeSymlink { link, path: c_string(target.as_os_str())? });
-            Ok(())
+            root.link(OsStr::from_bytes(link.to_bytes()), target)
         }
         FileType::Directory => {
             root.directory(target, 0o755)?;
