@@ -271,9 +271,10 @@ mod tests {
         nix.surroundings.variables.push(("NIX_CONF_DIR".into(), "relative".into()));
         asked_twice(&nix, "a relative path");
 
-        // The directory of temporary files is everybody's: there, others could lead root's writing elsewhere.
+        // There, others could lead root's writing elsewhere; in /tmp the sticky bit keeps them from it.
         let mut nix = FakeNix::new(ANSWER);
         nix.surroundings.is_root = true;
+        fs::set_permissions(nix.directory(), Permissions::from_mode(0o777)).unwrap();
         asked_twice(&nix, "root, in a directory of everybody's");
         assert!(!nix.directory().join("cache").exists());
     }
