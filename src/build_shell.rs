@@ -1,6 +1,6 @@
 //! The shell of a build: what runs the command in the sandbox.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,18 @@ impl BuildShell {
         };
         let file = find(&path, &format!("the builder of {}", derivation.path.display()), store)?;
         Ok(Some(Self { path, applet: applet.map(OsStr::to_owned), file }))
+    }
+
+    /// A shell among the store paths that are called `names`, for a build that is no shell's: bash before any other.
+    pub fn among(names: &[CString], store: &Store) -> Option<Self> {
+        let at = |program: &str| {
+            names.iter().find_map(|name| {
+                let path = store.directory().join(OsStr::from_bytes(name.to_bytes())).join(program);
+                let file = find(&path, "a shell", store).ok()?;
+                Some(Self { path, applet: None, file })
+            })
+        };
+        at("bin/bash").or_else(|| at("bin/sh"))
     }
 }
 

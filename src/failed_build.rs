@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::fstat;
+use rustix::fs::{Access, AtFlags, CWD, accessat, fstat};
 use serde_json::Map;
 
 use crate::build_shell::BuildShell;
@@ -19,6 +19,9 @@ use crate::nix::store::Store;
 use crate::nix::store_records::{InvalidPaths, StoreRecords};
 use crate::nix::{SandboxPath, Settings};
 use crate::owner::is_build_user;
+
+/// Where Nix shows the certificates of `ssl-cert-file` to a build that has the network.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What the caller knows better than what can be found out.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +60,26 @@ pub enum Kind {
     SingleUser,
 }
 
+/// A path of the host in the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPath {
+    /// Where it is, here and there.
+    pub path: SandboxPath,
+    /// Whether it can be written to.
+    pub access: HostAccess,
+}
+
+/// Whether a build can write to a path of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAccess {
+    /// As Nix lets it: where the builder owns it.
+    AsWithNix,
+    /// It cannot.
+    ReadOnly,
+    /// As the caller can.
+    Writable,
+}
+
 /// The store as the sandbox shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreView {
@@ -69,6 +92,19 @@ pub enum StoreView {
         /// The names of the outputs that the failed build left unfinished, of which the sandbox has writable copies.
         partial_outputs: Vec<CString>,
     },
+}
+
+impl StoreView {
+    /// Whether a build finds `path`, a path in the store, among what was there before it.
+    fn shows(&self, path: &Path) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Closure { inputs, .. } => {
+                let names = || path.iter().map(OsStr::as_bytes);
+                names().any(|name| inputs.binary_search_by(|input| input.to_bytes().cmp(name)).is_ok())
+            }
+        }
+    }
 }
 
 /// How the command gets its environment.
@@ -114,8 +150,8 @@ pub struct FailedBuild {
     pub kind: Kind,
     /// Whether it has the host's network: fixed-output derivations do.
     pub has_network: bool,
-    /// Host paths in the sandbox.
-    pub sandbox_paths: Vec<(SandboxPath, bool)>,
+    /// Host paths in the sandbox, one a target, in the order of the targets.
+    pub host_paths: Vec<HostPath>,
     /// What the user should know about how all this was found out: a line each.
     pub notes: Vec<String>,
 }
@@ -132,50 +168,70 @@ impl FailedBuild {
         };
         let mut notes: Vec<_> = settings.assumption.clone().into_iter().collect();
         let is_derivation = path.extension() == Some("drv".as_ref()) && !path.is_dir();
+        if is_derivation && wishes.derivation.is_some() {
+            bail!("{} is a derivation itself, so --derivation has nothing to add", path.display());
+        }
         let kept = if is_derivation { None } else { Some(KeptBuild::open(path)?) };
         let given = if is_derivation { Some(path) } else { wishes.derivation.as_deref() };
 
         let mut records = store.open();
-        let mut derivation = None;
-        match find_derivation(kept.as_ref(), given, &store, &mut records, &mut notes) {
-            Ok(path) => derivation = Some(Derivation::read(&store.physical(&path))?),
+        let derivation = match find_derivation(kept.as_ref(), given, &store, &mut records, &mut notes) {
+            Ok(path) => Some(Derivation::read(&store.physical(&path))?),
             Err(error) if given.is_some() => return Err(error),
             Err(_)
                 if wishes.store == Some(StoreExtent::Full)
-                    && kept.as_ref().is_some_and(|kept| kept.env_vars.is_ok()) => {}
+                    && kept.as_ref().is_some_and(|kept| kept.env_vars.is_ok()) =>
+            {
+                None
+            }
             Err(error) => {
                 if let Some(Err(no_env_vars)) = kept.as_ref().map(|kept| &kept.env_vars) {
                     bail!("{}; and {error:#}; --derivation DRV names it", no_env_vars.reason());
                 }
+                if wishes.store == Some(StoreExtent::Closure) {
+                    bail!("without its derivation the closure of a build is not known; --derivation DRV names it");
+                }
                 notes.push(format!(
                     "{error:#}: the sandbox has the whole store, read-only; --derivation DRV names the derivation"
                 ));
+                None
             }
-        }
+        };
 
-        let (shell, environment) = entry(kept.as_ref(), derivation.as_ref(), &store, settings)?;
+        let kind = wishes.like.unwrap_or_else(|| kind_of(kept.as_ref(), settings, &store));
+        let (own_shell, environment) = entry(kept.as_ref(), derivation.as_ref(), kind, &store, settings)?;
         let has_network = wishes.network.unwrap_or_else(|| {
             derivation.as_ref().is_some_and(|derivation| derivation.is_fixed_output() || derivation.is_impure())
         });
-        let sandbox_paths = sandbox_paths(settings, wishes, derivation.as_ref(), has_network)?;
-        let extent = wishes.store.unwrap_or(StoreExtent::Closure);
-        let store_view = match (&derivation, extent, &mut records) {
-            (Some(derivation), StoreExtent::Closure, Ok(records)) => {
-                view_of_closure(derivation, kept.is_some(), &sandbox_paths, &store, records)?
+        let host_paths = host_paths(settings, wishes, derivation.as_ref(), has_network)?;
+        let shows_store = host_paths.iter().any(|wanted| wanted.path.target == store.directory());
+        let store_view = match (&derivation, &mut records) {
+            _ if wishes.store == Some(StoreExtent::Full) || shows_store => StoreView::Whole,
+            (None, _) => StoreView::Whole,
+            (Some(derivation), Ok(records)) => {
+                let (inputs, mut outputs) = (
+                    inputs_of(derivation, &host_paths, &store, records)?,
+                    if kept.is_some() { begun_outputs(derivation, &store, records)? } else { Vec::new() },
+                );
+                outputs.retain(|output| {
+                    let can_be_read = can_be_read(&store.physical(output));
+                    if !can_be_read {
+                        notes.push(format!(
+                            "you may not read what the build left of {}; with sudo it would be there",
+                            output.display()
+                        ));
+                    }
+                    can_be_read
+                });
+                StoreView::Closure { inputs: names_of(&inputs)?, partial_outputs: names_of(&outputs)? }
             }
-            (None, StoreExtent::Closure, _) if wishes.store.is_some() => {
-                bail!("without its derivation the closure of a build is not known; --derivation DRV names it")
-            }
-            (_, _, Err(error)) if extent == StoreExtent::Closure => {
+            (Some(_), Err(error)) if wishes.store.is_some() => bail!("{error:#}, and so the closure is not known"),
+            (Some(_), Err(error)) => {
                 notes.push(format!("{error:#}: the sandbox has the whole store, read-only"));
                 StoreView::Whole
             }
-            _ => StoreView::Whole,
         };
-        if let (Some(derivation), StoreView::Closure { inputs, .. }) = (&derivation, &store_view) {
-            check_shell(&shell, inputs, derivation, &store)?;
-        }
-        let kind = wishes.like.unwrap_or_else(|| kind_of(kept.as_ref(), settings, &store));
+        let shell = shell_in(&store_view, own_shell, derivation.as_ref(), &store)?;
         Ok(Self {
             kept,
             derivation,
@@ -186,7 +242,7 @@ impl FailedBuild {
             environment,
             kind,
             has_network,
-            sandbox_paths,
+            host_paths,
             notes,
         })
     }
@@ -229,15 +285,18 @@ fn find_derivation(
     }
     let records = records.as_mut().map_err(|error| anyhow!("{error:#}"))?;
     let kept = kept.context("there is no build directory to go by")?;
-    for output in kept.outputs() {
-        if !store.is_store_path(&output) {
-            continue;
-        }
-        if let Some(newest) = records.derivers_of_output(&output)?.into_iter().next() {
+    let name = kept.derivation_name();
+    // What the build says of itself must not contradict what Nix has called its directory: another derivation may have the network.
+    let has_name = |path: &Path| match (&name, path.file_name()) {
+        (Some(name), Some(file)) => file.as_bytes().get(32..) == Some(format!("-{name}.drv").as_bytes()),
+        _ => true,
+    };
+    for output in kept.outputs().iter().filter(|output| store.is_store_path(output)) {
+        if let Some(newest) = records.derivers_of_output(output)?.into_iter().find(|path| has_name(path)) {
             return Ok(newest);
         }
     }
-    if let Some(name) = kept.derivation_name() {
+    if let Some(name) = name {
         let mut found = records.derivations_named(&name)?.into_iter();
         if let Some(newest) = found.next() {
             if found.next().is_some() {
@@ -252,13 +311,14 @@ fn find_derivation(
     bail!("the store has no derivation (any more) that makes what was built in {}", kept.directory.display())
 }
 
-/// The shell, and the environment that it gives to the command.
+/// The shell of the build, if it is a shell's, and the environment that it gives to the command.
 fn entry(
     kept: Option<&KeptBuild>,
     derivation: Option<&Derivation>,
+    kind: Kind,
     store: &Store,
     settings: &Settings,
-) -> Result<(BuildShell, EntryEnvironment)> {
+) -> Result<(Option<BuildShell>, EntryEnvironment)> {
     if let Some(kept) = kept
         && kept.env_vars.is_ok()
     {
@@ -275,16 +335,9 @@ fn entry(
             variables: initial_variables(store, &settings.sandbox_build_dir),
             files: Vec::new(),
         };
-        return Ok((shell, environment));
+        return Ok((Some(shell), environment));
     }
     let derivation = derivation.context("there is neither an env-vars nor a derivation")?;
-    let Some(shell) = BuildShell::builder_of(derivation, store)? else {
-        bail!(
-            "the builder of {} is {}, which is no shell to run a command in",
-            derivation.path.display(),
-            derivation.builder.escape_ascii()
-        );
-    };
     let built = BuilderEnvironment::of(
         derivation,
         &BuilderSettings {
@@ -293,26 +346,52 @@ fn entry(
             attributes_directory: &settings.sandbox_build_dir,
             cores: settings.cores as usize,
             references_graphs: Map::new(),
-            variable_of_nix: &|name| env::var_os(OsStr::from_bytes(name)).map(OsStringExt::into_vec),
+            variable_of_nix: &|name| variable_of_nix(kind, name),
         },
     )?;
     let preparation = if derivation.stdenv().is_some() { Preparation::Stdenv } else { Preparation::Nothing };
-    Ok((shell, EntryEnvironment { preparation, variables: built.variables, files: built.files }))
+    let environment = EntryEnvironment { preparation, variables: built.variables, files: built.files };
+    Ok((BuildShell::builder_of(derivation, store)?, environment))
 }
 
-/// A derivation that the caller has named may be that of another build.
-fn check_shell(shell: &BuildShell, inputs: &[CString], derivation: &Derivation, store: &Store) -> Result<()> {
-    let below_store = shell.path.strip_prefix(store.directory()).unwrap_or(&shell.path);
-    let name = below_store.iter().next().unwrap_or_default().as_bytes();
-    if inputs.binary_search_by(|input| input.to_bytes().cmp(name)).is_err() {
-        bail!(
-            "the build's shell {} is not among the inputs of {}, which is the derivation of another build; --derivation DRV names \
-             the right one, and with --store=full it does not matter",
+/// What runs the command in a build that sees this of its store: its own shell, or where its builder is none, one among its inputs.
+fn shell_in(
+    view: &StoreView,
+    own: Option<BuildShell>,
+    derivation: Option<&Derivation>,
+    store: &Store,
+) -> Result<BuildShell> {
+    match (own, derivation, view) {
+        (Some(shell), Some(derivation), view) if !view.shows(&shell.path) => bail!(
+            "the build's shell {} is not among the inputs of {}, which is the derivation of another build; --derivation DRV names the \
+             right one, and with --store=full it does not matter",
             shell.path.display(),
             derivation.path.display()
-        );
+        ),
+        (Some(shell), _, _) => Ok(shell),
+        (None, Some(derivation), view) => {
+            let among_inputs = match view {
+                StoreView::Closure { inputs, .. } => BuildShell::among(inputs, store),
+                StoreView::Whole => None,
+            };
+            among_inputs.with_context(|| {
+                format!(
+                    "the builder of {} is {}, which is no shell to run a command in, and none of its inputs is seen to have one",
+                    derivation.path.display(),
+                    derivation.builder.escape_ascii()
+                )
+            })
+        }
+        (None, None, _) => bail!("there is neither an env-vars nor a derivation"),
     }
-    Ok(())
+}
+
+/// A variable as Nix itself had it. Where a daemon built that was the daemon's, and of the caller's, in which there may be secrets, a
+/// build gets no more than the way to the network.
+fn variable_of_nix(kind: Kind, name: &[u8]) -> Option<Vec<u8>> {
+    let is_proxy = name.to_ascii_lowercase().ends_with(b"_proxy");
+    let is_known = kind == Kind::SingleUser || is_proxy;
+    env::var_os(OsStr::from_bytes(name)).filter(|_| is_known).map(OsStringExt::into_vec)
 }
 
 /// What Nix gives every builder, before the derivation's own variables: what a shell starts with that reads these from `env-vars`.
@@ -334,48 +413,47 @@ fn initial_variables(store: &Store, build_directory: &Path) -> Vec<(Vec<u8>, Vec
     of_all.map(|(name, value)| (name.into(), value.into())).into()
 }
 
-/// Nix's own sandbox paths, then the caller's, each with whether it can be written to.
-fn sandbox_paths(
+/// Nix's own sandbox paths, then the caller's.
+fn host_paths(
     settings: &Settings,
     wishes: &Wishes,
     derivation: Option<&Derivation>,
     has_network: bool,
-) -> Result<Vec<(SandboxPath, bool)>> {
+) -> Result<Vec<HostPath>> {
     let requested = derivation.and_then(|derivation| derivation.variable("__impureHostDeps")).unwrap_or_default();
     let requested = String::from_utf8_lossy(requested);
     let of_derivation = impure_host_deps(requested.split_ascii_whitespace(), &settings.allowed_impure_host_deps)?;
-    let of_nix = settings.sandbox_paths.iter().cloned().chain(of_derivation).map(|path| (path, true));
-    let of_caller = wishes.bind.iter().cloned().map(|path| (path, false));
-    let writable = wishes.bind_writable.iter().cloned().map(|path| (path, true));
+    let certificates = settings.ssl_cert_file.iter().filter(|_| has_network).map(|file| SandboxPath {
+        target: CERTIFICATES.into(),
+        // A link would lead to nothing.
+        source: file.canonicalize().unwrap_or(file.clone()),
+        optional: true,
+    });
+    let of_nix = certificates.chain(settings.sandbox_paths.iter().cloned()).chain(of_derivation);
+    let all = [
+        (of_nix.collect(), HostAccess::AsWithNix),
+        (wishes.bind.clone(), HostAccess::ReadOnly),
+        (wishes.bind_writable.clone(), HostAccess::Writable),
+    ];
     // As for Nix, the last of equal targets counts.
     let mut by_target = BTreeMap::new();
-    let certificates = has_network.then(certificates).flatten().map(|path| (path, false));
-    for (path, is_writable) in certificates.into_iter().chain(of_nix).chain(of_caller).chain(writable) {
-        by_target.insert(path.target.clone(), (path, is_writable));
+    for (paths, access) in all {
+        let paths: Vec<SandboxPath> = paths;
+        by_target.extend(paths.into_iter().map(|path| (path.target.clone(), HostPath { path, access })));
     }
     Ok(by_target.into_values().collect())
 }
 
-/// What a fixed-output derivation checks servers with: Nix's setting `ssl-cert-file`, whose default this is.
-fn certificates() -> Option<SandboxPath> {
-    const TARGET: &str = "/etc/ssl/certs/ca-certificates.crt";
-    let named = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"].into_iter().find_map(env::var_os);
-    let file = named.map_or(TARGET.into(), PathBuf::from).canonicalize().ok()?;
-    SandboxPath::new(Path::new(TARGET), &file, true).ok()
-}
-
-/// The closure of the derivation's inputs and of the sandbox paths that are in the store, and the partial outputs. Where the sandbox is
-/// as at the start of the build, `has_begun` being false, there is no output yet.
-fn view_of_closure(
+/// The closure of the derivation's inputs and of the sandbox paths that are in the store: what a build sees there.
+fn inputs_of(
     derivation: &Derivation,
-    has_begun: bool,
-    sandbox_paths: &[(SandboxPath, bool)],
+    host_paths: &[HostPath],
     store: &Store,
     records: &mut StoreRecords,
-) -> Result<StoreView> {
+) -> Result<BTreeSet<PathBuf>> {
     let missing = |error: anyhow::Error| match error.downcast_ref::<InvalidPaths>() {
         Some(paths) => anyhow!("of the build's inputs, {paths}; --store=full goes on without"),
-        None => error,
+        None => error.context("the closure of the build's inputs is not known (--store=full goes on without)"),
     };
     let sources: Vec<_> = derivation.input_sources.iter().collect();
     let inputs: Vec<(&PathBuf, Vec<String>)> = derivation
@@ -387,26 +465,39 @@ fn view_of_closure(
         })
         .collect();
     let mut paths: BTreeSet<PathBuf> = records.input_closure(&sources, &inputs).map_err(missing)?.into_iter().collect();
-    for source in store_sources(sandbox_paths.iter().map(|(path, _)| path), store.directory()) {
+    for source in store_sources(host_paths.iter().map(|wanted| &wanted.path), store.directory()) {
         // As Nix does: what is not valid has no closure.
         if records.is_valid(&source)? {
             paths.extend(records.closure(&[source])?);
         }
     }
-    let name_of = |path: &Path| CString::new(path.file_name().unwrap_or_default().as_bytes());
-    let mut partial_outputs = Vec::new();
     for (_, output) in derivation.output_paths() {
         paths.remove(output);
-        if has_begun
-            && store.is_store_path(output)
-            && store.physical(output).symlink_metadata().is_ok()
-            && !records.is_valid(output)?
-        {
-            partial_outputs.push(name_of(output)?);
+    }
+    Ok(paths)
+}
+
+/// What the failed build left of its outputs.
+fn begun_outputs(derivation: &Derivation, store: &Store, records: &mut StoreRecords) -> Result<Vec<PathBuf>> {
+    let mut begun = Vec::new();
+    for (_, output) in derivation.output_paths().filter(|(_, output)| store.is_store_path(output)) {
+        if store.physical(output).symlink_metadata().is_ok() && !records.is_valid(output)? {
+            begun.push(output.to_owned());
         }
     }
-    let inputs = paths.iter().map(|path| name_of(path)).collect::<Result<_, _>>()?;
-    Ok(StoreView::Closure { inputs, partial_outputs })
+    Ok(begun)
+}
+
+/// The names of store paths, in their order.
+fn names_of<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<Vec<CString>> {
+    let name_of = |path: &PathBuf| CString::new(path.file_name().unwrap_or_default().as_bytes());
+    Ok(paths.into_iter().map(name_of).collect::<Result<_, _>>()?)
+}
+
+/// Whether we may read a file, or list and enter a directory.
+fn can_be_read(path: &Path) -> bool {
+    let wanted = if path.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK };
+    path.is_symlink() || accessat(CWD, path, wanted, AtFlags::EACCESS).is_ok()
 }
 
 /// What the owner of the kept directory tells; without one, whether this machine's Nix builds as other users.

@@ -78,7 +78,7 @@ fn with_plan(test: impl FnOnce(Plan)) {
         environment: EntryEnvironment { preparation: Preparation::Nothing, variables: Vec::new(), files: Vec::new() },
         kind: Kind::SingleUser,
         has_network: false,
-        sandbox_paths: Vec::new(),
+        host_paths: Vec::new(),
         notes: Vec::new(),
     };
     let caller = Caller::current();

@@ -129,4 +129,5 @@ in
 {
   inherit busybox glibc libc-dev bash coreutils binutils gcc cc stdenv mkDerivation runWithBusybox probe-tools;
   tools = tools';
+  probe = import ./probe { inherit busybox bash cc runWithBusybox system; };
 } // import ./packages.nix { inherit mkDerivation runWithBusybox; }

@@ -56,6 +56,8 @@ pub struct Settings {
     pub cores: u32,
     /// `build-dir`: where build directories are made, if not at the default place.
     pub build_dir: Option<PathBuf>,
+    /// `ssl-cert-file`: the certificates that a build with the network finds; versions without the setting show none.
+    pub ssl_cert_file: Option<PathBuf>,
     /// `store`: the URL of the store, or `auto`.
     pub store: String,
     /// What is not known but assumed, and why: one sentence for the user.
@@ -79,6 +81,7 @@ impl Default for Settings {
             build_users_group: String::new(),
             cores: 0,
             build_dir: None,
+            ssl_cert_file: None,
             store: "auto".into(),
             assumption: None,
         }

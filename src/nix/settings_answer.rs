@@ -14,6 +14,9 @@ use super::sandbox_paths::{SandboxPath, by_target};
 use super::settings::{SandboxMode, Settings};
 use super::tmpfs_size::TmpfsSize;
 
+/// What a Nix that is one static program has as the source of `/bin/sh`: a shell in the program itself, which nobody else can run.
+const EMBEDDED_SHELL: &str = "__embedded_sandbox_shell__";
+
 /// Reads the answer. A setting that is missing has its default: older versions do not have them all. One that makes no sense has
 /// it too, and is told in [`Settings::assumption`].
 ///
@@ -46,6 +49,7 @@ pub fn read_answer(text: &[u8]) -> Result<Settings> {
         build_users_group: answer.read("build-users-group", default.build_users_group, string),
         cores: answer.read("cores", default.cores, number),
         build_dir: answer.read("build-dir", default.build_dir, optional_place),
+        ssl_cert_file: answer.read("ssl-cert-file", default.ssl_cert_file, optional_place),
         store: answer.read("store", default.store, store_url),
         assumption: None,
     };
@@ -86,15 +90,24 @@ impl Answer {
             return Vec::new();
         };
         let paths: Vec<Result<SandboxPath>> = match value {
-            Value::Object(paths) => paths.iter().map(|(target, path)| divided_path(target, path)).collect(),
+            Value::Object(paths) => paths
+                .iter()
+                .filter(|(_, path)| path.get("source").and_then(Value::as_str) != Some(EMBEDDED_SHELL))
+                .map(|(target, path)| divided_path(target, path))
+                .collect(),
             _ => match words(value) {
-                Some(words) => words.iter().map(SandboxPath::parse).collect(),
+                Some(words) => words
+                    .iter()
+                    .filter(|word| word.split_once('=').map(|(_, source)| source) != Some(EMBEDDED_SHELL))
+                    .map(SandboxPath::parse)
+                    .collect(),
                 None => vec![Err(anyhow::anyhow!("{name} is {value}"))],
             },
         };
         let (understood, misunderstood): (Vec<_>, Vec<_>) = paths.into_iter().partition(Result::is_ok);
         self.misunderstood.extend(misunderstood.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
-        understood.into_iter().flatten().collect()
+        // As Nix does: a sandbox has a /proc of its own.
+        understood.into_iter().flatten().filter(|path| path.source != Path::new("/proc")).collect()
     }
 }
 
@@ -236,6 +249,26 @@ mod tests {
         );
         assert_eq!(settings.sandbox_paths, [sandbox_path("/a"), sandbox_path("/b=/two?")]);
         assert_eq!((settings.sandbox, settings.filter_syscalls, settings.cores), (SandboxMode::Relaxed, false, 4));
+    }
+
+    #[test]
+    fn what_nix_does_not_take_from_the_host_is_no_sandbox_path() {
+        let list = r#"["/bin/sh=__embedded_sandbox_shell__", "/proc", "/a"]"#;
+        let object = r#"{"/bin/sh": {"source": "__embedded_sandbox_shell__"}, "/proc": {"source": "/proc"}, "/a": {"source": "/a"}}"#;
+        for value in [list, object] {
+            let text = format!(r#"{{"sandbox": {{"value": true}}, "sandbox-paths": {{"value": {value}}}}}"#);
+            let settings = read(&text);
+            assert_eq!((settings.sandbox_paths, settings.assumption), (vec![sandbox_path("/a")], None));
+        }
+    }
+
+    #[test]
+    fn the_certificates_of_a_build_with_the_network_are_where_the_setting_says() {
+        let certificates = |value: &str| {
+            read(&format!(r#"{{"sandbox": {{"value": true}}, "ssl-cert-file": {{"value": {value}}}}}"#)).ssl_cert_file
+        };
+        assert_eq!(certificates("\"/etc/ca.crt\""), Some("/etc/ca.crt".into()));
+        assert_eq!(certificates("\"\""), None);
     }
 
     #[test]

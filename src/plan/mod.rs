@@ -2,6 +2,8 @@
 
 mod etc_files;
 mod filesystem;
+mod host_paths;
+mod root;
 mod step;
 mod store_view;
 

@@ -8,22 +8,28 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
-use super::filesystem::Root;
+use super::root::{Place, Root, below_root};
 use super::{Access, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
 use crate::nix::store::Store;
 
 /// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
-pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, scratch: &Path) -> Result<()> {
+pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) -> Result<()> {
     if let StoreView::Closure { inputs: _, partial_outputs } = view {
-        let directory = scratch.join(below_root(store.directory()));
-        root.push(Step::MakeDirectory { path: c_string(directory.as_os_str())?, mode: STORE_MODE });
+        let directory = below_root(store.directory());
+        root.directory(directory, STORE_MODE)?;
         // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
-        let source = if partial_outputs.is_empty() { &directory } else { Path::new(OUTPUTS) };
-        root.bind(source, &directory, Access::ReadWrite)?;
+        if partial_outputs.is_empty() {
+            root.bind_to_itself(directory)?;
+        } else {
+            root.bind(Path::new(OUTPUTS), directory, Access::ReadWrite)?;
+        }
+        for name in partial_outputs {
+            root.note(&directory.join(OsStr::from_bytes(name.to_bytes())), Place::Closed);
+        }
     }
-    // What is bound from a read-only mount is read-only, for one system call instead of one for each store path, and by whatever name a
-    // sandbox path is in the store. This mount goes with the old root.
+    // What is bound from a read-only mount is read-only, for one system call instead of one for each store path, and whoever comes
+    // to the store on another way finds it read-only as well. This mount goes with the old root.
     let physical = c_string(store.physical_directory().as_os_str())?;
     root.push(Step::Bind { source: physical.clone(), target: physical, recursive: true, access: Access::ReadOnly });
     Ok(())
@@ -32,21 +38,27 @@ pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreVi
 /// Adds the rest, with the new root as the working directory.
 pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) -> Result<()> {
     let directory = below_root(store.directory());
+    let physical = store.physical_directory();
     match view {
         StoreView::Whole => {
             root.directory(directory, 0o755)?;
-            root.bind_recursively(store.physical_directory(), directory, Access::AsSource)
+            root.bind_recursively(physical, directory, Access::ReadOnly)?;
+            root.note(directory, Place::OfHost(physical.to_owned()));
         }
         StoreView::Closure { inputs, partial_outputs: _ } => {
-            let handle = open_directory(store.physical_directory())?;
+            let handle = open_directory(physical)?;
             for name in inputs {
                 let below = OsStr::from_bytes(name.to_bytes());
-                let source = store.physical_directory().join(below);
-                show(root, &handle, name, &source, &directory.join(below))?;
+                let source = physical.join(below);
+                let target = directory.join(below);
+                show(root, &handle, name, &source, &target)?;
+                if root.at(&target) != Some(&Place::Link) {
+                    root.note(&target, Place::OfHost(source));
+                }
             }
-            Ok(())
         }
     }
+    Ok(())
 }
 
 /// Makes the store path `name`, which is also `source`, appear at `target`: a link again as a link, anything else as a mount.
@@ -69,9 +81,4 @@ fn show(root: &mut Root<'_>, store: &OwnedFd, name: &CString, source: &Path, tar
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("cannot open the store {}", path.display()))
-}
-
-/// An absolute path as it is called from the root.
-pub(super) fn below_root(path: &Path) -> &Path {
-    path.strip_prefix("/").unwrap_or(path)
 }

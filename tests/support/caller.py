@@ -61,7 +61,8 @@ class Caller:
         home = str(self.session.home(self.uid))
         return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": home, "TMPDIR": str(self.tmpdir), **more}
 
-    def _as_caller(self, env=None, cwd="/", groups=(), preexec_fn=None, pass_fds=(), as_root=False):
+    def as_caller(self, env=None, cwd="/", groups=(), preexec_fn=None, pass_fds=(), as_root=False):
+        """How `subprocess` runs something as this caller."""
         uid = 0 if as_root else self.uid
         return {
             "env": self.environment(**(env or {})),
@@ -82,7 +83,7 @@ class Caller:
             text=text,
             errors="surrogateescape" if text else None,
             timeout=PATIENCE,
-            **self._as_caller(**how),
+            **self.as_caller(**how),
         )
 
     def command_line(self, *command, build_dir=None, options=()):
@@ -123,7 +124,7 @@ class Caller:
 
     def start(self, *command, build_dir=None, options=(), before=(), **how):
         """Starts a command in the sandbox and returns while it runs."""
-        return Running([*before, *self.command_line(*command, build_dir=build_dir, options=options)], self._as_caller(**how))
+        return Running([*before, *self.command_line(*command, build_dir=build_dir, options=options)], self.as_caller(**how))
 
 
 class Running:

@@ -45,6 +45,7 @@ class KeptBuilds:
         self.packages = session.directory / "offline"
         self._daemon = None
         self.fingerprints = {}
+        # What Nix said while it made each directory.
         self.logs = {}
         shutil.copytree(CHECKOUT / "nix" / "offline", self.packages)
         subprocess.run([self.packages / "collect-tools", self.tools], check=True)
@@ -108,7 +109,7 @@ class KeptBuilds:
 
     @functools.cache
     def users_store(self):
-        """The root of the unprivileged user's own store."""
+        """The root of the store that the unprivileged user has for himself."""
         return self.session.make_directory("users-store", USER, USER)
 
     def _kept(self, package, build):
