@@ -135,7 +135,7 @@ CHANGES = """
 
 
 def test_no_input_can_be_changed_renamed_or_removed(opener):
-    """Neither the directories and files in the store nor what is in them. Where one of these goes through it does little harm."""
+    """Neither the directories and files in the store nor what is in them. Where one goes through it does little harm."""
     inputs = [on_host(opener, STORE / name) for name in derivation_of(opener, "odd-inputs").closure_of_inputs()]
     before = {path: fingerprint(path) if path.is_dir() else describe(path) for path in inputs}
     assert in_busybox(opener, "odd-inputs", CHANGES) == ""
@@ -415,6 +415,14 @@ def test_of_several_derivations_of_one_name_the_newest_is_taken_and_a_note_says_
     assert (result.returncode, result.stdout, result.stderr) == (0, "first\n", "")
 
 
+def test_what_a_daemon_kept_is_known_by_its_name(user):
+    """Nothing in it can be read by the user that tells more."""
+    result = user.enter("stripHash", "/x/it-runs", build_dir=user.builds.by_daemon("half-installed"))
+    assert (result.returncode, result.stdout) == (0, "it-runs\n")
+    result = user.enter("sh", "-c", "echo $name", build_dir=user.builds.by_daemon("half-installed"))
+    assert (result.returncode, result.stdout) == (0, "half-installed\n")
+
+
 def test_a_derivation_alone_begins_in_an_empty_build_directory(opener):
     derivation = derivation_of(opener, "greeting")
     script = """
@@ -466,7 +474,10 @@ def test_a_file_that_is_called_like_a_derivation(caller):
 # --- The layouts of kept directories ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("directory", ["nix-build-{name}.drv-7", "nix-build-{name}.drv-7/build", "nix-4321-1234567890/build"])
+LAYOUTS = ["nix-build-{name}.drv-7", "nix-build-{name}.drv-7/build", "nix-4321-1234567890/build"]
+
+
+@pytest.mark.parametrize("directory", LAYOUTS)
 @pytest.mark.parametrize("argument", ["itself", "build"])
 def test_a_kept_directory_is_known_in_every_layout(caller, directory, argument):
     kept = caller.workspace / directory.format(name="greeting-1.0")

@@ -45,7 +45,8 @@ fn show(root: &mut Root<'_>, wanted: &HostPath, build: &FailedBuild, caller: &Ca
     };
     let access = access(wanted, is_in_store, build, caller)?;
     let there = place_at(root, target)?;
-    if is_in_store && there == Some(Place::OfHost(source.clone())) {
+    let is_same_link = status.is_symlink() && path.target == path.source && there == Some(Place::Link);
+    if is_in_store && (is_same_link || there == Some(Place::OfHost(source.clone()))) {
         return Ok(());
     }
     if build.store.directory().starts_with(&path.target) {
