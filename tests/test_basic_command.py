@@ -453,8 +453,10 @@ def test_without_a_command_the_builds_shell_reads_standard_input(caller):
     assert (result.stdout, result.returncode) == ("greeting-1.0 42 /build\n", 3)
 
 
-# Not a shell with job control: that one would itself put back what we are to put back.
+# Not a shell with job control: that one would itself put back what we are to put back. A key that reaches the whole group is not to
+# end this shell, whose own affair it is.
 AROUND = """
+trap : INT
 before=$(stty -g)
 "$@"
 echo "status=$?"
