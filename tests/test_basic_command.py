@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 
 import pytest
 from support.confinement import as_caller
+from support.processes import await_end, children
 from support.terminal import Terminal
 
 ENTER = 'source /build/env-vars; exec "$@"'
@@ -553,4 +555,21 @@ def test_ctrl_c_ends_a_command_that_was_given(caller):
         terminal.wait_for("status=130")
         terminal.wait_for("modes are the same")
         terminal.wait_for("in the foreground")
+        assert terminal.end() == 0
+
+
+def test_a_signal_that_comes_with_the_end_of_the_command_does_not_end_us(caller):
+    """It would leave the scratch directory behind, which the end of every test looks for."""
+    with at_a_terminal(caller, "cat") as terminal:
+        terminal.type("it reads\n")
+        terminal.wait_for("it reads\r\nit reads")
+        (program,) = children(terminal.process.pid)
+        (init,) = children(program)
+        os.kill(program, signal.SIGSTOP)
+        terminal.type("\x04")
+        assert await_end(init)
+        os.kill(program, signal.SIGINT)
+        os.kill(program, signal.SIGCONT)
+        terminal.wait_for("status=0")
+        terminal.wait_for("modes are the same")
         assert terminal.end() == 0

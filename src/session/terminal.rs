@@ -1,6 +1,6 @@
 //! Gives the caller's terminal back as it was.
 
-use rustix::process::{Pid, Signal, getpgrp};
+use rustix::process::{Pid, getpgrp};
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
 
@@ -25,8 +25,9 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // From the background, where the sandbox's shell has put us, the first call would stop us.
-        let before = set_blocked_signals(SignalSet::of(&[Signal::TTOU]));
+        // From the background, where the sandbox's shell has put us, the first call would stop us. All others stay blocked too: one
+        // that has come meanwhile would end us before the scratch directory is removed.
+        let before = set_blocked_signals(SignalSet::ALL);
         // A terminal that is gone needs nothing put back.
         let _ = tcsetpgrp(stdin(), self.foreground);
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.modes);
