@@ -44,7 +44,7 @@ def independent_of_the_machine(subject, value):
         outside = os.readlink(f"/proc/self/ns/{kind}")
         return "the host's" if value == outside else "its own"
     if subject == "number of descriptors":
-        # Now and then the builder of Nix 2.8's daemon has one more than at other times. Ours are counted elsewhere.
+        # Now and then the builder of Nix 2.8's daemon has one more than at other times. Ours are counted in test_pid_ipc_namespace.py.
         return "a few"
     if subject == "status SigIgn":
         # Signals 32 and 33 are the C library's own: make ignores them for what it starts, Nix included, and nothing can undo it.
