@@ -431,14 +431,13 @@ fn host_paths(
     });
     let of_nix = certificates.chain(settings.sandbox_paths.iter().cloned()).chain(of_derivation);
     let all = [
-        (of_nix.collect(), HostAccess::AsWithNix),
+        (of_nix.collect::<Vec<_>>(), HostAccess::AsWithNix),
         (wishes.bind.clone(), HostAccess::ReadOnly),
         (wishes.bind_writable.clone(), HostAccess::Writable),
     ];
     // As for Nix, the last of equal targets counts.
     let mut by_target = BTreeMap::new();
     for (paths, access) in all {
-        let paths: Vec<SandboxPath> = paths;
         by_target.extend(paths.into_iter().map(|path| (path.target.clone(), HostPath { path, access })));
     }
     Ok(by_target.into_values().collect())

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chmodat, chownat, fchmod, fchown, flock, fstat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chownat, fchmod, fchown, flock, fstat,
     fstatvfs, mkdirat, openat, statat,
 };
 use rustix::io::Errno;
@@ -158,13 +158,12 @@ impl Scratch {
         mkdirat(&self.handle, OUTPUTS, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let target =
             openat(&self.handle, OUTPUTS, DIRECTORY, Mode::empty()).context("cannot open the copy of the outputs")?;
+        // It is the sandbox's store itself.
         fchmod(&target, Mode::from_raw_mode(STORE_MODE)).map_err(|errno| self.no_room_or(errno, what))?;
         let source = copy::Source { path: store, handle: &handle };
         copy::copy_entries(&source, names, target, caller, check_interrupt)
             .map_err(|failure| self.explained(failure, what))?;
-        // It is the sandbox's store itself.
-        chmodat(&self.handle, OUTPUTS, Mode::from_raw_mode(STORE_MODE), AtFlags::empty())
-            .map_err(|errno| self.no_room_or(errno, what))
+        Ok(())
     }
 
     /// Writes the files that Nix writes for a builder into the copy of the build directory, but for those that are there.
