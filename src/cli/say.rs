@@ -1,0 +1,25 @@
+//! What is said beside the command's own output: a line each on standard error, under the program's name.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Says why there is no sandbox. The kernel's answers stand in it in words; their numbers, which Rust adds, help nobody.
+pub fn say_error(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    let mut parts = text.split(" (os error ");
+    let start = parts.next().unwrap_or_default().to_owned();
+    say(parts.fold(start, |said, part| said + part.split_once(')').map_or(part, |(_, rest)| rest)));
+}
+
+/// Prints a line on standard error under the program's name. Where nobody can read it there is nobody to tell.
+pub fn say(what: impl Display) {
+    let _ = writeln!(io::stderr(), "nix-build-shell: {}", printable(&what.to_string()));
+}
+
+/// The text with its control characters escaped: names that a build chose may speak to a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |character: char| {
+        if character.is_control() { character.escape_default().to_string() } else { character.into() }
+    };
+    text.chars().map(escape).collect()
+}
