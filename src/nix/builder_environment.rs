@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::base_variables::BaseVariables;
 use super::base32;
 use super::derivation::Derivation;
 use super::output_paths::{Placeholders, paths_in_build};
@@ -83,9 +84,8 @@ impl BuilderEnvironment {
         let placeholders = Placeholders::of(&outputs);
         let build_directory = settings.build_directory.as_os_str().as_bytes();
         let mut variables = Variables::default();
-        variables.set("PATH", "/path-not-set");
-        variables.set("HOME", "/homeless-shelter");
-        variables.set("NIX_STORE", settings.store.as_os_str().as_bytes());
+        let base = BaseVariables::of(settings.store, settings.build_directory);
+        variables.set_all(base.defaults);
         variables.set("NIX_BUILD_CORES", cores(settings.cores).to_string());
 
         let mut files = match derivation.structured_attributes() {
@@ -96,9 +96,7 @@ impl BuilderEnvironment {
             file.content = placeholders.replaced_in(&file.content);
         }
 
-        for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
-            variables.set(name, build_directory);
-        }
+        variables.set_all(base.of_build_directory);
         if derivation.is_fixed_output() {
             variables.set("NIX_OUTPUT_CHECKED", "1");
         }
@@ -108,8 +106,7 @@ impl BuilderEnvironment {
                 variables.set(name, value);
             }
         }
-        variables.set("NIX_LOG_FD", "2");
-        variables.set("TERM", "xterm-256color");
+        variables.set_all(base.of_output);
 
         let variables = variables.0.into_iter().map(|(name, value)| {
             if name.contains(&0) || value.contains(&0) {
@@ -168,6 +165,12 @@ struct Variables(BTreeMap<Vec<u8>, Vec<u8>>);
 impl Variables {
     fn set(&mut self, name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         self.0.insert(name.into(), value.into());
+    }
+
+    fn set_all<'a>(&mut self, all: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
+        for (name, value) in all {
+            self.set(name, value);
+        }
     }
 }
 

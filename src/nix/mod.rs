@@ -2,6 +2,7 @@
 
 mod aterm;
 mod base32;
+pub mod base_variables;
 pub mod builder_environment;
 mod configuration_files;
 pub mod derivation;
