@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{CWD, Dir, FileType, OFlags, fstat, stat, statat};
@@ -116,6 +117,14 @@ impl KeptBuild {
         let attributes = read().unwrap_or_default();
         let outputs = attributes["outputs"].as_object().into_iter().flat_map(serde_json::Map::values);
         outputs.filter_map(|path| path.as_str().map(PathBuf::from)).collect()
+    }
+
+    /// When the directory itself last changed, its mode and its owner included: Nix sets its mode as soon as the build has failed,
+    /// and copying or renaming it changes it as well.
+    pub fn last_change(&self) -> Option<SystemTime> {
+        let status = fstat(&self.handle).ok()?;
+        let since_epoch = Duration::new(status.st_ctime.try_into().ok()?, status.st_ctime_nsec.try_into().ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since_epoch)
     }
 
     /// The name of the derivation in the directory's: `nix-build-NAME.drv-N`, as Nix before 2.30 has it.

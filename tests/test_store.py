@@ -377,44 +377,6 @@ def test_the_derivation_of_another_build_is_refused(caller):
     caller.refused("true", options=["--derivation", str(other)], mentions=mentions)
 
 
-@pytest.fixture
-def twins(caller):
-    """Two derivations of one name, registered one after the other; of neither anything was built."""
-    name = f"twins-{os.getpid()}-{caller.name}"
-    busybox = next(path for path in derivation_of(caller, "fails-early").closure_of_inputs() if path.endswith("-busybox"))
-    expression = """
-        { name, busybox, which }:
-        derivation {
-          inherit name which; system = builtins.currentSystem;
-          builder = "${builtins.storePath busybox}/busybox"; args = [ "sh" "-c" "exit 1" ];
-        }
-    """
-
-    def instantiate(which):
-        arguments = [("name", name), ("busybox", f"/nix/store/{busybox}"), ("which", which)]
-        arguments = [word for key, value in arguments for word in ("--argstr", key, value)]
-        return subprocess.run(
-            ["nix-instantiate", "--expr", expression, *arguments],
-            check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": "/usr/bin:/bin"},
-        ).stdout.strip()  # fmt: skip
-
-    found = instantiate("first"), instantiate("second")
-    yield name, found
-    nix_store(Path("/"), "--delete", *found)
-
-
-def test_of_several_derivations_of_one_name_the_newest_is_taken_and_a_note_says_so(caller, twins):
-    name, (first, second) = twins
-    kept = caller.make_directory(f"nix-build-{name}.drv-0")
-    result = caller.enter("sh", "-c", "echo $which", build_dir=kept)
-    assert (result.returncode, result.stdout) == (0, "second\n")
-    assert result.stderr.count("\n") == 1
-    for mention in [f"several derivations are called {name}", second, "--derivation DRV"]:
-        assert mention in result.stderr
-    result = caller.enter("sh", "-c", "echo $which", build_dir=kept, options=["--derivation", first])
-    assert (result.returncode, result.stdout, result.stderr) == (0, "first\n", "")
-
-
 def test_what_a_daemon_kept_is_known_by_its_name(user):
     """Nothing in it can be read by the user that tells more."""
     result = user.enter("stripHash", "/x/it-runs", build_dir=user.builds.by_daemon("half-installed"))

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::StoreExtent;
 use crate::kept_build::KeptBuild;
+use crate::nix::build_logs::{BuildLogs, between};
 use crate::nix::derivation::Derivation;
 use crate::nix::store::Store;
 use crate::nix::store_records::StoreRecords;
@@ -66,26 +67,59 @@ fn find_derivation(
     let kept = kept.context("there is no build directory to go by")?;
     let name = kept.derivation_name();
     // What the build says of itself must not contradict what Nix has called its directory: another derivation may have the network.
-    let has_name = |path: &Path| match (&name, path.file_name()) {
+    let has_name = |path: &PathBuf| match (&name, path.file_name()) {
         (Some(name), Some(file)) => file.as_bytes().get(32..) == Some(format!("-{name}.drv").as_bytes()),
         _ => true,
     };
     for output in kept.outputs().iter().filter(|output| store.is_store_path(output)) {
-        if let Some(newest) = records.derivers_of_output(output)?.into_iter().find(|path| has_name(path)) {
-            return Ok(newest);
+        let makers = records.derivers_of_output(output)?.into_iter().filter(has_name).collect();
+        if let Some(choice) = choose(makers, kept, store) {
+            return Ok(choice.derivation);
         }
     }
     if let Some(name) = name {
-        let mut found = records.derivations_named(&name)?.into_iter();
-        if let Some(newest) = found.next() {
-            if found.next().is_some() {
+        let found = records.derivations_named(&name)?;
+        let are_several = found.len() > 1;
+        if let Some(choice) = choose(found, kept, store) {
+            if are_several {
+                let derivation = choice.derivation.display();
                 notes.push(format!(
-                    "several derivations are called {name}, and this is taken for the newest, {}; --derivation DRV names another",
-                    newest.display()
+                    "several derivations are called {name}, and this is taken for {derivation}, {}; --derivation DRV names another",
+                    choice.reason
                 ));
             }
-            return Ok(newest);
+            return Ok(choice.derivation);
         }
     }
     bail!("the store has no derivation (any more) that makes what was built in {}", kept.directory.display())
+}
+
+/// A derivation that was taken among several.
+struct Choice {
+    derivation: PathBuf,
+    /// Why: words that go after it.
+    reason: &'static str,
+}
+
+/// The derivation whose log tells of a build that ended when `kept` last changed, as nearly as possible; without logs the first
+/// of `newest_first`.
+///
+/// Nix ends the log of a build, and then sets the mode of the directory that it keeps: milliseconds lie between. Of a directory
+/// that was changed or copied since, the nearest build is the last one.
+fn choose(newest_first: Vec<PathBuf>, kept: &KeptBuild, store: &Store) -> Option<Choice> {
+    let logs = BuildLogs::of(store);
+    let nearest = kept.last_change().and_then(|change| {
+        let ends = newest_first.iter().filter_map(|path| Some((between(logs.last_end(path)?, change), path)));
+        ends.min_by_key(|(distance, _)| *distance)
+    });
+    match nearest {
+        Some((_, path)) => {
+            let reason = "the one whose build ended nearest to the directory's last change";
+            Some(Choice { derivation: path.clone(), reason })
+        }
+        None => {
+            let derivation = newest_first.into_iter().next()?;
+            Some(Choice { derivation, reason: "the newest, since none has a build log" })
+        }
+    }
 }

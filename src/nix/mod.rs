@@ -3,6 +3,7 @@
 mod aterm;
 mod base32;
 pub mod base_variables;
+pub mod build_logs;
 pub mod builder_environment;
 mod configuration_files;
 pub mod derivation;

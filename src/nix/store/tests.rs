@@ -397,6 +397,20 @@ fn the_environment_says_where_the_store_is() {
 }
 
 #[test]
+fn the_logs_are_where_nix_writes_them() {
+    for (variables, expected) in [
+        (&[("NIX_STATE_DIR", "/v"), ("NIX_STORE_DIR", "/s")][..], "/nix/var/log/nix"),
+        (&[("NIX_LOG_DIR", "/l/")], "/l"),
+        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "daemon")], "/l"),
+        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "local?root=/r")], "/r/nix/var/log/nix"),
+        (&[("NIX_REMOTE", "/r?log=/l")], "/l"),
+    ] {
+        assert_eq!(from(variables).expect("a store").log_directory(), Path::new(expected), "{variables:?}");
+    }
+    assert_eq!(Store::in_root(Path::new("/r")).expect("a store").log_directory(), Path::new("/r/nix/var/log/nix"));
+}
+
+#[test]
 fn a_file_in_the_store_is_where_the_store_is() {
     let store = Store::in_root(Path::new("/r/../r2")).expect("a store");
     assert_eq!(
