@@ -129,12 +129,25 @@ impl KeptBuild {
 
     /// The name of the derivation in the directory's: `nix-build-NAME.drv-N`, as Nix before 2.30 has it.
     pub fn derivation_name(&self) -> Option<String> {
+        let given = self.name_given_by_nix()?;
+        let (name, number) = given.strip_prefix("nix-build-")?.rsplit_once(".drv-")?;
+        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+    }
+
+    /// Whether the directory is called `nix-PID-NUMBER`, as Nix 2.30 and later call it, which names no derivation.
+    pub fn is_named_by_number(&self) -> bool {
+        let given = self.name_given_by_nix();
+        let numbers = given.as_deref().and_then(|name| name.strip_prefix("nix-")?.split_once('-'));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
+    }
+
+    /// The last name in the directory's path but `build`.
+    fn name_given_by_nix(&self) -> Option<String> {
         // Whatever «.» and links the caller has written.
         let path = self.directory.canonicalize().ok()?;
         let directory = if path.ends_with("build") { path.parent()? } else { &path };
-        let name = directory.file_name()?.to_str()?.strip_prefix("nix-build-")?;
-        let (name, number) = name.rsplit_once(".drv-")?;
-        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+        Some(directory.file_name()?.to_str()?.to_owned())
     }
 }
 

@@ -61,7 +61,7 @@ def test_a_name_with_odd_bytes_is_named_as_it_is(caller):
 
 def test_a_build_without_env_vars_that_no_derivation_is_known_of(caller):
     kept = caller.copy_of_kept("fails-early")
-    mentions = ["there is no env-vars in", kept, "stdenv", "no derivation", "--derivation DRV"]
+    mentions = ["there is no env-vars in", kept, "stdenv", "names the derivation", "--derivation DRV"]
     caller.refused("true", build_dir=kept, mentions=mentions)
 
 

@@ -1,11 +1,12 @@
 """Which derivation a kept directory is taken for where several match, and what is said where nothing tells."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.derivation import Derivation, nix_store
+from support.derivation import Derivation, nix_store, query
 
 NAMELESS = "nix-4321-1234567890/build"
 """What Nix 2.30 and later call a directory."""
@@ -33,8 +34,9 @@ def instantiate(caller, name, which):
 class Logs:
     """A directory of build logs, as NIX_LOG_DIR names one. The program looks at nothing but their names and times."""
 
-    def __init__(self, caller):
-        self.directory = caller.make_directory("logs")
+    def __init__(self, directory):
+        self.directory = directory
+        directory.mkdir()
         self.env = {"NIX_LOG_DIR": str(self.directory)}
 
     def add(self, derivation, kept, seconds, suffix=".bz2"):
@@ -48,8 +50,8 @@ class Logs:
 
 
 @pytest.fixture
-def logs(caller):
-    return Logs(caller)
+def logs(workspace):
+    return Logs(workspace / "logs")
 
 
 # --- Several of one name ---------------------------------------------------------------------------------------------
@@ -133,3 +135,134 @@ def test_the_logs_of_the_real_nix_tell_whose_directory_it_is(root):
             assert taken(root, kept)[0] == which
     finally:
         nix_store(Path("/"), "--delete", *(instantiate(root, name, which) for which in directories))
+
+
+# --- Nothing tells ---------------------------------------------------------------------------------------------------
+
+
+def nameless(caller, package="fails-early", name=NAMELESS):
+    """A copy of a kept directory, called as by Nix 2.30 and later."""
+    kept = caller.workspace / name
+    kept.parent.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", caller.kept(package), kept], check=True)
+    return kept
+
+
+def closed(caller):
+    """What a daemon of Nix 2.30 and later keeps of a build that writes env-vars as stdenv does now: nothing in it tells."""
+    kept = caller.workspace / NAMELESS
+    kept.parent.mkdir()
+    subprocess.run(["cp", "-a", caller.builds.by_daemon("greeting"), kept], check=True)
+    (kept / "env-vars").chmod(0o600)
+    return kept
+
+
+def failed_derivations(caller, *packages):
+    """Derivations that nobody could build."""
+    return [str(caller.builds.derivation(caller.builds.by_root(package))) for package in packages]
+
+
+def says(caller, kept, logs, *mentions):
+    """The one sentence that is said instead of a sandbox."""
+    caller.refused("true", build_dir=kept, env=logs.env, mentions=mentions)
+    return caller.enter("true", build_dir=kept, env=logs.env).stderr
+
+
+def named_in(sentence):
+    """The derivations that a sentence says to try."""
+    return re.findall("--derivation (/[^ ]*)", sentence)
+
+
+def test_a_build_of_which_nothing_tells_its_derivation(caller, logs):
+    """The whole sentence holds: no sandbox is promised."""
+    kept = nameless(caller)
+    says(caller, kept, logs, "no env-vars", f"nothing in {kept} names the derivation", "--derivation DRV names it")
+    (derivation,) = failed_derivations(caller, "fails-early")
+    assert caller.enter("true", build_dir=kept, options=["--derivation", derivation], env=logs.env).returncode == 0
+
+
+def test_without_logs_sudo_finds_the_derivation_of_a_closed_directory(user, logs):
+    kept = closed(user)
+    mentions = [f"may not read {kept}/env-vars", "with sudo, which finds the derivation", "--derivation DRV names it"]
+    sentence = says(user, kept, logs, f"nothing that you may read in {kept} names it", *mentions)
+    assert "log" not in sentence
+    # As it says.
+    sudo = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.uid), **logs.env}
+    result = user.enter("sh", "-c", "echo $name", build_dir=kept, env=sudo, as_root=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "greeting-1.0\n", "")
+
+
+def test_the_build_whose_log_ended_nearest_is_named_to_be_tried(user, logs):
+    kept = closed(user)
+    derivation = str(user.builds.derivation(user.builds.by_daemon("greeting")))
+    logs.add(derivation, kept, -0.002)
+    mentions = ["with sudo, which finds the derivation", "it may be", "less than 1 s before the directory's last change"]
+    assert named_in(says(user, kept, logs, *mentions)) == [derivation]
+    result = user.enter("sh", "-c", "echo $name", build_dir=kept, options=["--derivation", derivation])
+    assert (result.returncode, result.stdout) == (0, "greeting-1.0\n")
+
+
+def test_of_builds_that_failed_the_three_nearest_are_named_in_their_order(caller, logs):
+    kept = nameless(caller)
+    near, nearer, nearest, far, farther = failed_derivations(
+        caller, "fails-early", "odd-inputs", "greeting", "half-installed", "structured"
+    )
+    for derivation, seconds in [(near, -400), (nearer, 30), (nearest, -2.5), (far, -500), (farther, -601)]:
+        logs.add(derivation, kept, seconds)
+    sentence = says(caller, kept, logs, "2 s before", "30 s after", "6 min before", "its log ended")
+    assert named_in(sentence) == [nearest, nearer, near]
+
+
+def test_what_cannot_have_left_a_directory_is_not_named(caller, logs):
+    """What was built, what Nix builds by itself, and what is no longer there to be given; nor what ended long before."""
+    kept = nameless(caller)
+    long_ago, failed = failed_derivations(caller, "greeting", "fails-early")
+    inputs = query(Path("/"), "--references", *failed_derivations(caller, "odd-inputs"))
+    (built,) = [path for path in inputs if path.endswith("-a-link.drv")]
+    own = instantiate_builtin()
+    try:
+        for derivation in [built, own, f"/nix/store/{'0' * 32}-gone.drv"]:
+            logs.add(derivation, kept, -0.002)
+        logs.add(long_ago, kept, -601)
+        # It fails with «--check» alone, so it is not named beside what did fail.
+        assert named_in(says(caller, kept, logs)) == [built]
+        logs.add(failed, kept, -500)
+        assert named_in(says(caller, kept, logs)) == [failed]
+    finally:
+        nix_store(Path("/"), "--delete", own)
+
+
+def instantiate_builtin():
+    expression = """
+        derivation {
+          name = "own"; system = "builtin"; builder = "builtin:fetchurl"; url = "file:///nowhere";
+          outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256";
+        }
+    """
+    return subprocess.run(
+        ["nix-instantiate", "--expr", expression],
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": "/usr/bin:/bin"},
+    ).stdout.strip()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["some-directory", "nix-build-gone.drv-0"])
+def test_no_derivation_is_proposed_for_a_directory_that_may_be_none_of_nixs_or_has_a_name(caller, logs, name):
+    kept = nameless(caller, name=name)
+    (derivation,) = failed_derivations(caller, "fails-early")
+    logs.add(derivation, kept, -0.002)
+    assert named_in(says(caller, kept, logs, "no env-vars", "--derivation DRV names it")) == []
+
+
+def test_the_log_of_the_real_nix_leads_to_the_derivation(root):
+    """A build that failed just now, and a directory that it might have left as Nix 2.30 calls it."""
+    kept = root.workspace / NAMELESS
+    kept.parent.mkdir()
+    name = f"just-now-{os.getpid()}"
+    failed(root, name, "only").rename(kept)
+    derivation = instantiate(root, name, "only")
+    try:
+        result = root.enter("true", build_dir=kept)
+        assert result.returncode == 125
+        assert derivation in named_in(result.stderr)
+    finally:
+        nix_store(Path("/"), "--delete", derivation)

@@ -463,16 +463,6 @@ def test_a_build_without_env_vars_is_known_by_the_name_in_both_layouts_that_have
     assert inside == derivation_of(caller, "outlives-its-input").closure_of_inputs()
 
 
-def test_a_build_of_which_nothing_tells_its_derivation(caller):
-    """In the newest layout there is no name. The whole sentence holds: no sandbox is promised."""
-    kept = caller.workspace / "nix-4321-1234567890" / "build"
-    kept.parent.mkdir()
-    subprocess.run(["cp", "-a", caller.kept("fails-early"), kept], check=True)
-    caller.refused("true", build_dir=kept, mentions=["no env-vars", NO_DERIVATION, "--derivation DRV names it"])
-    derivation = derivation_of(caller, "fails-early").path
-    assert caller.enter("true", build_dir=kept, options=["--derivation", str(derivation)]).returncode == 0
-
-
 # --- Garbage collection ----------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::StoreExtent;
+use super::{StoreExtent, likely_derivations};
 use crate::kept_build::KeptBuild;
 use crate::nix::build_logs::{BuildLogs, between};
 use crate::nix::derivation::Derivation;
@@ -28,8 +28,15 @@ pub(super) fn derivation_of(
     if given.is_some() {
         return Err(error);
     }
-    if let Some(Err(no_env_vars)) = kept.map(|kept| &kept.env_vars) {
-        bail!("{}; and {error:#}; --derivation DRV names it", no_env_vars.reason());
+    if let Some(kept) = kept
+        && let Err(no_env_vars) = &kept.env_vars
+    {
+        match records {
+            Ok(records) if !names_derivation(kept) => {
+                bail!(likely_derivations::sentence(kept, no_env_vars, store, records))
+            }
+            _ => bail!("{}; and {error:#}; --derivation DRV names it", no_env_vars.reason()),
+        }
     }
     match extent {
         Some(StoreExtent::Full) => {}
@@ -92,6 +99,11 @@ fn find_derivation(
         }
     }
     bail!("the store has no derivation (any more) that makes what was built in {}", kept.directory.display())
+}
+
+/// Whether the directory tells anything of its derivation, which the store need not have any more.
+fn names_derivation(kept: &KeptBuild) -> bool {
+    kept.derivation_name().is_some() || !kept.outputs().is_empty()
 }
 
 /// A derivation that was taken among several.

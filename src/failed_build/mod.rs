@@ -4,6 +4,7 @@ mod entry;
 mod find_derivation;
 mod host_paths;
 mod kind;
+mod likely_derivations;
 mod store_view;
 
 use std::path::{Path, PathBuf};
