@@ -245,12 +245,19 @@ def instantiate_builtin():
     ).stdout.strip()  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["some-directory", "nix-build-gone.drv-0"])
-def test_no_derivation_is_proposed_for_a_directory_that_may_be_none_of_nixs_or_has_a_name(caller, logs, name):
+@pytest.mark.parametrize(
+    ("name", "mention"),
+    [
+        ("some-directory", "nothing in {} names the derivation"),
+        # It has a name, and that the derivation is gone is all there is to say.
+        ("nix-build-gone.drv-0", "the store has no derivation (any more) that makes what was built in {}"),
+    ],
+)
+def test_no_derivation_is_proposed_for_a_directory_that_may_be_none_of_nixs_or_has_a_name(caller, logs, name, mention):
     kept = nameless(caller, name=name)
     (derivation,) = failed_derivations(caller, "fails-early")
     logs.add(derivation, kept, -0.002)
-    assert named_in(says(caller, kept, logs, "no env-vars", "--derivation DRV names it")) == []
+    assert named_in(says(caller, kept, logs, "no env-vars", mention.format(kept), "--derivation DRV names it")) == []
 
 
 def test_the_log_of_the_real_nix_leads_to_the_derivation(root):
