@@ -6,14 +6,23 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.derivation import Derivation, nix_store, query
+from support.derivation import Derivation, query
 
 NAMELESS = "nix-4321-1234567890/build"
 """What Nix 2.30 and later call a directory."""
 
 
+def new_name(caller, name):
+    """A name that no derivation in the store has but those of this test run."""
+    return f"{name}-{caller.session.directory.name}"
+
+
 def instantiate(caller, name, which):
-    """Registers a derivation that nobody builds. It has the name, and `which` among its variables."""
+    """Registers a derivation with this name, and `which` among its variables.
+
+    It stays, as do all that the tests make: to delete one, Nix looks at every process of the machine, and fails if one is in a
+    directory with too long a path, as another test may be.
+    """
     inputs = Derivation(caller.builds.derivation(caller.kept("fails-early")), Path("/")).closure_of_inputs()
     busybox = next(path for path in inputs if path.endswith("-busybox"))
     expression = """
@@ -25,6 +34,11 @@ def instantiate(caller, name, which):
     """
     arguments = [("name", name), ("busybox", f"/nix/store/{busybox}"), ("which", which)]
     arguments = [word for key, value in arguments for word in ("--argstr", key, value)]
+    return nix_instantiate(expression, *arguments)
+
+
+def nix_instantiate(expression, *arguments):
+    """The derivation that an expression makes."""
     return subprocess.run(
         ["nix-instantiate", "--expr", expression, *arguments],
         check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": "/usr/bin:/bin"},
@@ -60,10 +74,9 @@ def logs(workspace):
 @pytest.fixture
 def twins(caller):
     """A kept directory, and two derivations of its name, registered one after the other; of neither anything was built."""
-    name = f"twins-{os.getpid()}-{caller.name}"
+    name = new_name(caller, "twins")
     found = instantiate(caller, name, "first"), instantiate(caller, name, "second")
-    yield name, found, caller.make_directory(f"nix-build-{name}.drv-0")
-    nix_store(Path("/"), "--delete", *found)
+    return name, found, caller.make_directory(f"nix-build-{name}.drv-0")
 
 
 def taken(caller, kept, **how):
@@ -128,13 +141,9 @@ def failed(caller, name, which):
 
 def test_the_logs_of_the_real_nix_tell_whose_directory_it_is(root):
     """Two builds of one name failed one after the other, and each left a directory."""
-    name = f"rivals-{os.getpid()}"
-    directories = {which: failed(root, name, which) for which in ["first", "second"]}
-    try:
-        for which, kept in directories.items():
-            assert taken(root, kept)[0] == which
-    finally:
-        nix_store(Path("/"), "--delete", *(instantiate(root, name, which) for which in directories))
+    directories = {which: failed(root, new_name(root, "rivals"), which) for which in ["first", "second"]}
+    for which, kept in directories.items():
+        assert taken(root, kept)[0] == which
 
 
 # --- Nothing tells ---------------------------------------------------------------------------------------------------
@@ -219,30 +228,22 @@ def test_what_cannot_have_left_a_directory_is_not_named(caller, logs):
     long_ago, failed = failed_derivations(caller, "greeting", "fails-early")
     inputs = query(Path("/"), "--references", *failed_derivations(caller, "odd-inputs"))
     (built,) = [path for path in inputs if path.endswith("-a-link.drv")]
-    own = instantiate_builtin()
-    try:
-        for derivation in [built, own, f"/nix/store/{'0' * 32}-gone.drv"]:
-            logs.add(derivation, kept, -0.002)
-        logs.add(long_ago, kept, -601)
-        # It fails with «--check» alone, so it is not named beside what did fail.
-        assert named_in(says(caller, kept, logs)) == [built]
-        logs.add(failed, kept, -500)
-        assert named_in(says(caller, kept, logs)) == [failed]
-    finally:
-        nix_store(Path("/"), "--delete", own)
+    for derivation in [built, instantiate_builtin(), f"/nix/store/{'0' * 32}-gone.drv"]:
+        logs.add(derivation, kept, -0.002)
+    logs.add(long_ago, kept, -601)
+    # It fails with «--check» alone, so it is not named beside what did fail.
+    assert named_in(says(caller, kept, logs)) == [built]
+    logs.add(failed, kept, -500)
+    assert named_in(says(caller, kept, logs)) == [failed]
 
 
 def instantiate_builtin():
-    expression = """
+    return nix_instantiate("""
         derivation {
           name = "own"; system = "builtin"; builder = "builtin:fetchurl"; url = "file:///nowhere";
           outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256";
         }
-    """
-    return subprocess.run(
-        ["nix-instantiate", "--expr", expression],
-        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": "/usr/bin:/bin"},
-    ).stdout.strip()  # fmt: skip
+    """)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +265,8 @@ def test_the_log_of_the_real_nix_leads_to_the_derivation(root):
     """A build that failed just now, and a directory that it might have left as Nix 2.30 calls it."""
     kept = root.workspace / NAMELESS
     kept.parent.mkdir()
-    name = f"just-now-{os.getpid()}"
+    name = new_name(root, "just-now")
     failed(root, name, "only").rename(kept)
-    derivation = instantiate(root, name, "only")
-    try:
-        result = root.enter("true", build_dir=kept)
-        assert result.returncode == 125
-        assert derivation in named_in(result.stderr)
-    finally:
-        nix_store(Path("/"), "--delete", derivation)
+    result = root.enter("true", build_dir=kept)
+    assert result.returncode == 125
+    assert instantiate(root, name, "only") in named_in(result.stderr)
