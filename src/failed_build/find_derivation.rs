@@ -84,19 +84,16 @@ fn find_derivation(
             return Ok(choice.derivation);
         }
     }
-    if let Some(name) = name {
-        let found = records.derivations_named(&name)?;
-        let are_several = found.len() > 1;
-        if let Some(choice) = choose(found, kept, store) {
-            if are_several {
-                let derivation = choice.derivation.display();
-                notes.push(format!(
-                    "several derivations are called {name}, and this is taken for {derivation}, {}; --derivation DRV names another",
-                    choice.reason
-                ));
-            }
-            return Ok(choice.derivation);
+    if let Some(name) = name
+        && let Some(choice) = choose(records.derivations_named(&name)?, kept, store)
+    {
+        if let Some(reason) = choice.reason {
+            let derivation = choice.derivation.display();
+            notes.push(format!(
+                "several derivations are called {name}, and this is taken for {derivation}, {reason}; --derivation DRV names another"
+            ));
         }
+        return Ok(choice.derivation);
     }
     bail!("the store has no derivation (any more) that makes what was built in {}", kept.directory.display())
 }
@@ -106,11 +103,11 @@ fn names_derivation(kept: &KeptBuild) -> bool {
     kept.derivation_name().is_some() || !kept.outputs().is_empty()
 }
 
-/// A derivation that was taken among several.
+/// The derivation that was taken.
 struct Choice {
     derivation: PathBuf,
-    /// Why: words that go after it.
-    reason: &'static str,
+    /// Where there were several, why this one: words that go after it.
+    reason: Option<&'static str>,
 }
 
 /// The derivation whose log tells of a build that ended when `kept` last changed, as nearly as possible; without logs the first
@@ -119,6 +116,9 @@ struct Choice {
 /// Nix ends the log of a build, and then sets the mode of the directory that it keeps: milliseconds lie between. Of a directory
 /// that was changed or copied since, the nearest build is the last one.
 fn choose(newest_first: Vec<PathBuf>, kept: &KeptBuild, store: &Store) -> Option<Choice> {
+    if newest_first.len() < 2 {
+        return newest_first.into_iter().next().map(|derivation| Choice { derivation, reason: None });
+    }
     let logs = BuildLogs::of(store);
     let nearest = kept.last_change().and_then(|change| {
         let ends = newest_first.iter().filter_map(|path| Some((between(logs.last_end(path)?, change), path)));
@@ -126,12 +126,12 @@ fn choose(newest_first: Vec<PathBuf>, kept: &KeptBuild, store: &Store) -> Option
     });
     match nearest {
         Some((_, path)) => {
-            let reason = "the one whose build ended nearest to the directory's last change";
+            let reason = Some("the one whose build ended nearest to the directory's last change");
             Some(Choice { derivation: path.clone(), reason })
         }
         None => {
             let derivation = newest_first.into_iter().next()?;
-            Some(Choice { derivation, reason: "the newest, since none has a build log" })
+            Some(Choice { derivation, reason: Some("the newest, since none has a build log") })
         }
     }
 }
