@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{Access, AtFlags, CWD, accessat, fstat};
-use serde_json::Map;
 
 use crate::build_shell::BuildShell;
 use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::nix::builder_environment::{BuildFile, BuilderEnvironment, BuilderSettings};
 use crate::nix::derivation::Derivation;
+use crate::nix::references_graph::ReferencesGraphs;
 use crate::nix::sandbox_paths::{impure_host_deps, store_sources};
 use crate::nix::store::Store;
 use crate::nix::store_records::{InvalidPaths, StoreRecords};
@@ -345,7 +345,7 @@ fn entry(
             build_directory: &settings.sandbox_build_dir,
             attributes_directory: &settings.sandbox_build_dir,
             cores: settings.cores as usize,
-            references_graphs: Map::new(),
+            references_graphs: ReferencesGraphs::requested_by(derivation, store)?,
             variable_of_nix: &|name| variable_of_nix(kind, name),
         },
     )?;

@@ -18,6 +18,14 @@ let
     exit 1
   '';
 
+  a-program = runWithBusybox "a-program" { } ''
+    printf '#!%s sh\necho it runs\n' $builder > $out
+    $builder chmod +x $out
+  '';
+  a-link = runWithBusybox "a-link"
+    { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
+    "$builder ln -s $target/file $out";
+
   # No file has this hash.
   fixed = {
     outputHash = "0000000000000000000000000000000000000000000000000000";
@@ -131,13 +139,8 @@ in
   odd-inputs = runWithBusybox "odd-inputs"
     {
       file = builtins.toFile "a-file" "a file is a store path, too\n";
-      program = runWithBusybox "a-program" { } ''
-        printf '#!%s sh\necho it runs\n' $builder > $out
-        $builder chmod +x $out
-      '';
-      link = runWithBusybox "a-link"
-        { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
-        "$builder ln -s $target/file $out";
+      program = a-program;
+      link = a-link;
       twoOutputs = (runWithBusybox "two-outputs-of-which-one" { outputs = [ "out" "unwanted" ]; } ''
         echo wanted > $out
         echo unwanted > $unwanted
@@ -208,6 +211,14 @@ in
     ${recordEnvironment}
   '';
   recorded-fixed-output = runWithBusybox "recorded-fixed-output" fixed recordEnvironment;
+
+  # What Nix tells a builder of closures, of sources' as well as of what is built.
+  graphs = runWithBusybox "graphs" { exportReferencesGraph = [ "program" "${a-program}" "build" a-link.drvPath ]; } "exit 1";
+  graphs-structured = runWithBusybox "graphs-structured"
+    {
+      __structuredAttrs = true;
+      exportReferencesGraph = { two = [ a-program a-link ]; build = a-link.drvPath; };
+    } "exit 1";
 
   # Everything that tells of a fixed output, and a whole stdenv to look at it with.
   fixed-output = mkDerivation (fixed // {

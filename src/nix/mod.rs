@@ -11,6 +11,7 @@ mod file_identity;
 mod nix_program;
 mod nix_store_command;
 mod output_paths;
+pub mod references_graph;
 pub mod sandbox_paths;
 pub mod settings;
 mod settings_answer;
