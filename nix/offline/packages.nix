@@ -8,6 +8,14 @@ let
     filter = path: type: baseNameOf path != "greeting";
   };
 
+  greeting = {
+    pname = "greeting";
+    version = "1.0";
+    src = greeting-source;
+    makeFlags = [ "PREFIX=$(out)" ];
+    doCheck = true;
+  };
+
   # Characters that a Nix string has no escape for.
   control = builtins.fromJSON ''"\u0001\u0007\u0008\u000b\u000c\u001b[31m\u007f"'';
 
@@ -37,23 +45,10 @@ in
 {
   # A build that fails only in the sandbox: its test asks for /usr/bin/env, which every other machine has.
   # Inside, `make check TEST_SHELL=bash` succeeds.
-  greeting = mkDerivation {
-    pname = "greeting";
-    version = "1.0";
-    src = greeting-source;
-    makeFlags = [ "PREFIX=$(out)" ];
-    doCheck = true;
-  };
+  greeting = mkDerivation greeting;
 
   # The same, mended: its test runs with the bash of the build.
-  succeeds = mkDerivation {
-    pname = "greeting";
-    version = "1.0";
-    src = greeting-source;
-    makeFlags = [ "PREFIX=$(out)" ];
-    doCheck = true;
-    postPatch = "patchShebangs tests";
-  };
+  succeeds = mkDerivation (greeting // { postPatch = "patchShebangs tests"; });
 
   # No stdenv: nothing writes an env-vars file, and there is no phase.
   fails-early = runWithBusybox "fails-early" { } ''
