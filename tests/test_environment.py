@@ -237,6 +237,16 @@ def test_a_fixed_output_has_the_callers_impure_variables_and_no_others(opener):
     assert found["NIX_OUTPUT_CHECKED"] == "1"
 
 
+def test_of_the_callers_other_variables_a_build_of_a_daemon_has_none(opener):
+    """The daemon had its own. What is a build user's to read may be anybody's, and the caller's may be secret."""
+    environment = {"https_proxy": "http://proxy:3128", "ALL_PROXY": "socks://proxy", "TOKEN": "secret"}
+    kept = opener.kept("wants-secrets")
+    found = variables(opener.enter("cat", "/proc/self/environ", build_dir=kept, env=environment).stdout)
+    of_a_daemon = opener.name in ["daemon", "sudo"]
+    expected = {"UNSET": "", "ALL_PROXY": "socks://proxy", "TOKEN": "" if of_a_daemon else "secret"}
+    assert {name: found.get(name) for name in [*expected, "https_proxy"]} == {**expected, "https_proxy": None}
+
+
 def test_a_build_whose_output_is_not_fixed_has_none_of_the_callers_variables(opener):
     kept = opener.kept("recorded")
     found = variables(opener.enter("cat", "/proc/self/environ", build_dir=kept, env={"http_proxy": "p", "MINE": "m"}).stdout)

@@ -163,6 +163,14 @@ in
     '';
   };
 
+  # Leaves outputs that nobody but root and their owner may open again.
+  closed-outputs = runWithBusybox "closed-outputs" { outputs = [ "out" "doc" ]; } ''
+    $builder mkdir $out
+    echo text > $doc
+    $builder chmod 0 $out $doc
+    exit 1
+  '';
+
   # The input is for a test to collect as garbage.
   outlives-its-input = runWithBusybox "outlives-its-input"
     { input = runWithBusybox "short-lived" { } "echo here > $out"; } ''
@@ -214,6 +222,8 @@ in
       __structuredAttrs = true;
       exportReferencesGraph = { two = [ a-program a-link ]; build = a-link.drvPath; };
     } "exit 1";
+
+  wants-secrets = runWithBusybox "wants-secrets" (fixed // { impureEnvVars = [ "ALL_PROXY" "TOKEN" "UNSET" ]; }) "exit 1";
 
   # Everything that tells of a fixed output, and a whole stdenv to look at it with.
   fixed-output = mkDerivation (fixed // {
