@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from support.derivation import Derivation
@@ -89,6 +90,19 @@ def test_the_files_for_the_builder_are_those_that_nix_wrote(opener, package):
     made = files_for_the_builder(opener, opener.builds.derivation(kept))
     # Nix 2.8 does not say that what it describes is valid; later versions do.
     assert made.replace(',"valid":true', "") == written
+
+
+@pytest.mark.parametrize("package, file", [("graphs", "build"), ("graphs", "program"), ("graphs-structured", ".attrs.json")])
+def test_where_the_database_cannot_be_read_nix_tells_of_closures(root, package, file):
+    """All but which path is addressed by its content, and how."""
+    kept = root.kept(package)
+    command = root.command_line("cat", file, build_dir=root.builds.derivation(kept))
+    hide = 'mount -t tmpfs none /nix/var/nix/db; exec "$@"'
+    how = {"env": {"NIX_REMOTE": root.builds.daemon.address}}
+    result = root.run("unshare", "--mount", "bash", "-euc", hide, "bash", *command, **how)
+    assert (result.returncode, result.stderr) == (0, "")
+    written = re.sub('"ca":"[^"]*",', "", (kept / file).read_text())
+    assert result.stdout.replace(',"valid":true', "") == written
 
 
 def test_what_is_passed_as_a_file_is_where_the_variable_says(opener):
