@@ -1,20 +1,18 @@
 //! A kept build directory: what `nix-build --keep-failed` left of a failed build.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, Dir, FileType, OFlags, fstat, stat, statat};
+use anyhow::{Result, anyhow, bail};
+use rustix::fs::{CWD, Dir, OFlags, stat, statat};
 use rustix::io::Errno;
 
 use crate::env_vars::EnvVars;
 use crate::owner::Owner;
-use crate::quiet_open::open_quietly;
+use crate::quiet_open::{Unsuitable, open_quietly, read_quietly};
 
 /// The file that stdenv writes at the start of each phase.
 const ENV_VARS: &str = "env-vars";
@@ -104,17 +102,8 @@ impl KeptBuild {
     }
 
     fn outputs_of_attributes(&self) -> Vec<PathBuf> {
-        let read = || -> Option<serde_json::Value> {
-            let file = open_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
-            let status = fstat(&file).ok()?;
-            let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
-            let size = u64::try_from(status.st_size).unwrap_or(u64::MAX);
-            (is_file && size <= ATTRIBUTES_LIMIT).then_some(())?;
-            let mut text = Vec::new();
-            File::from(file).take(ATTRIBUTES_LIMIT).read_to_end(&mut text).ok()?;
-            serde_json::from_slice(&text).ok()
-        };
-        let attributes = read().unwrap_or_default();
+        let text = read_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW, ATTRIBUTES_LIMIT).unwrap_or_default();
+        let attributes: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         let outputs = attributes["outputs"].as_object().into_iter().flat_map(serde_json::Map::values);
         outputs.filter_map(|path| path.as_str().map(PathBuf::from)).collect()
     }
@@ -189,44 +178,28 @@ fn cannot_read(path: &Path) -> anyhow::Error {
 
 /// The outer error is a file that cannot be what stdenv writes.
 fn read_env_vars(directory: &OwnedFd, path: &Path) -> Result<Result<EnvVars, NoEnvVars>> {
-    // Without NONBLOCK a fifo of that name would keep us waiting.
-    let opened = open_quietly(directory, ENV_VARS, OFlags::NOFOLLOW | OFlags::NONBLOCK);
-    if let Err(errno) = opened {
-        let in_directory = path.parent().unwrap_or(path).display();
-        match errno {
-            Errno::ACCESS | Errno::PERM => return Ok(Err(NoEnvVars::Unreadable(cannot_read(path).to_string()))),
-            Errno::NOENT => {
-                return Ok(Err(NoEnvVars::Missing(format!(
-                    "there is no env-vars in {in_directory}: give the directory that Nix names after «keeping build \
-                     directory»; if it is that one, the build does not use stdenv, or failed before stdenv began"
-                ))));
-            }
-            _ => {}
+    let text = match read_quietly(directory, ENV_VARS, OFlags::NOFOLLOW, ENV_VARS_LIMIT) {
+        Ok(text) => text,
+        Err(Unsuitable::Closed(Errno::ACCESS | Errno::PERM)) => {
+            return Ok(Err(NoEnvVars::Unreadable(cannot_read(path).to_string())));
         }
-    }
-    let file = opened.map_err(|errno| match errno {
-        Errno::LOOP => anyhow!("{} is a symbolic link; stdenv writes a file", path.display()),
-        // A socket, or a device without a driver.
-        Errno::NXIO | Errno::NODEV => anyhow!("{} is not a regular file; stdenv writes one", path.display()),
-        other => anyhow!("cannot open {}: {other}", path.display()),
-    })?;
-    let status = fstat(&file).with_context(|| format!("cannot look at {}", path.display()))?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        bail!("{} is not a regular file; stdenv writes one", path.display());
-    }
-    let size = u64::try_from(status.st_size).unwrap_or(0);
-    if size > ENV_VARS_LIMIT {
-        bail!(
+        Err(Unsuitable::Closed(Errno::NOENT)) => {
+            let in_directory = path.parent().unwrap_or(path).display();
+            return Ok(Err(NoEnvVars::Missing(format!(
+                "there is no env-vars in {in_directory}: give the directory that Nix names after «keeping build \
+                 directory»; if it is that one, the build does not use stdenv, or failed before stdenv began"
+            ))));
+        }
+        Err(Unsuitable::Closed(Errno::LOOP)) => bail!("{} is a symbolic link; stdenv writes a file", path.display()),
+        Err(Unsuitable::Closed(other)) => bail!("cannot open {}: {other}", path.display()),
+        Err(Unsuitable::Irregular) => bail!("{} is not a regular file; stdenv writes one", path.display()),
+        Err(Unsuitable::TooLarge(size)) => bail!(
             "{} has {} MiB, and no environment has more than {} MiB: it is not the file that stdenv writes",
             path.display(),
             size >> 20,
             ENV_VARS_LIMIT >> 20
-        );
-    }
-    let mut text = Vec::with_capacity(size as usize + 1);
-    File::from(file)
-        .take(ENV_VARS_LIMIT)
-        .read_to_end(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+        ),
+        Err(Unsuitable::Unreadable(error)) => bail!("cannot read {}: {error}", path.display()),
+    };
     EnvVars::parse(&text).map(Ok).map_err(|reason| anyhow!("{} {reason}", path.display()))
 }

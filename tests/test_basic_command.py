@@ -501,27 +501,18 @@ def test_at_a_terminal_the_shell_is_interactive_with_job_control(caller):
         assert terminal.end() == 0
 
 
-def test_the_terminal_is_given_back_as_it_was(caller):
+@pytest.mark.parametrize("last_line, status", [("exit 3", 3), ("kill -KILL $$", 137)])
+def test_the_terminal_is_given_back_as_it_was(caller, last_line, status):
     """With the shell's exit status, in the foreground, and with its modes."""
     with at_a_terminal(caller) as terminal:
         terminal.wait_for(r"\$ ")
         terminal.type("stty -echo -icanon 2>/dev/null; echo set\n")
         terminal.wait_for(r"\nset\r")
-        terminal.type("exit 3\n")
-        terminal.wait_for("status=3")
+        terminal.type(f"{last_line}\n")
+        terminal.wait_for(f"status={status}")
         terminal.wait_for("modes are the same")
         terminal.wait_for("in the foreground")
         terminal.wait_for("the end")
-        assert terminal.end() == 0
-
-
-def test_a_shell_that_is_killed_leaves_the_terminal_as_it_was(caller):
-    with at_a_terminal(caller) as terminal:
-        terminal.wait_for(r"\$ ")
-        terminal.type("stty -echo; kill -KILL $$\n")
-        terminal.wait_for("status=137")
-        terminal.wait_for("modes are the same")
-        terminal.wait_for("in the foreground")
         assert terminal.end() == 0
 
 

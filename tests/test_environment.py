@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from support.derivation import Derivation
@@ -69,24 +70,39 @@ def test_without_a_shell_nothing_can_be_run(opener):
 # --- The files that Nix writes ---------------------------------------------------------------------------------------
 
 
-def files_for_the_builder(opener, derivation):
+def files_for_the_builder(opener, build_dir):
     """What stands in the build directory at the start: names, modes and content."""
-    script = 'for file in .attr*; do echo "== $(stat -c "%n %a %U" "$file")"; cat "$file"; done'
-    result = opener.enter("sh", "-euc", script, build_dir=derivation)
-    assert result.returncode == 0, result
+    describe = 'echo "== $(stat -c "%n %a %U" "$file")"; cat "$file"'
+    script = f'for file in $(ls -A); do [ "$file" = environ ] || {{ {describe}; }}; done'
+    result = opener.enter("sh", "-euc", script, build_dir=build_dir)
+    assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
 
-@pytest.mark.parametrize("package", ["recorded", "recorded-structured"])
+@pytest.mark.parametrize("package", ["recorded", "recorded-structured", "graphs", "graphs-structured"])
 def test_the_files_for_the_builder_are_those_that_nix_wrote(opener, package):
     """In the directory that Nix kept they are still there; with the derivation alone they are made again."""
     kept = opener.kept(package)
-    written = "".join(
-        f"== {path.name} 644 nixbld\n{path.read_text()}" for path in sorted(kept.iterdir()) if path.name.startswith(".attr")
-    )
-    assert written
+    files = [path for path in sorted(kept.iterdir()) if path.name != "environ"]
+    assert files
+    written = "".join(f"== {path.name} 644 nixbld\n{path.read_text()}" for path in files)
     assert files_for_the_builder(opener, kept) == written
-    assert files_for_the_builder(opener, opener.builds.derivation(kept)) == written
+    made = files_for_the_builder(opener, opener.builds.derivation(kept))
+    # Nix 2.8 does not say that what it describes is valid; later versions do.
+    assert made.replace(',"valid":true', "") == written
+
+
+@pytest.mark.parametrize("package, file", [("graphs", "build"), ("graphs", "program"), ("graphs-structured", ".attrs.json")])
+def test_where_the_database_cannot_be_read_nix_tells_of_closures(root, package, file):
+    """All but which path is addressed by its content, and how."""
+    kept = root.kept(package)
+    command = root.command_line("cat", file, build_dir=root.builds.derivation(kept))
+    hide = 'mount -t tmpfs none /nix/var/nix/db; exec "$@"'
+    how = {"env": {"NIX_REMOTE": root.builds.daemon.address}}
+    result = root.run("unshare", "--mount", "bash", "-euc", hide, "bash", *command, **how)
+    assert (result.returncode, result.stderr) == (0, "")
+    written = re.sub('"ca":"[^"]*",', "", (kept / file).read_text())
+    assert result.stdout.replace(',"valid":true', "") == written
 
 
 def test_what_is_passed_as_a_file_is_where_the_variable_says(opener):
@@ -233,6 +249,16 @@ def test_a_fixed_output_has_the_callers_impure_variables_and_no_others(opener):
     assert (found["http_proxy"], found["UNSET"], found["name"]) == ("http://proxy:3128", "", "recorded-fixed-output")
     assert "https_proxy" not in found
     assert found["NIX_OUTPUT_CHECKED"] == "1"
+
+
+def test_of_the_callers_other_variables_a_build_of_a_daemon_has_none(opener):
+    """The daemon had its own. What is a build user's to read may be anybody's, and the caller's may be secret."""
+    environment = {"https_proxy": "http://proxy:3128", "ALL_PROXY": "socks://proxy", "TOKEN": "secret"}
+    kept = opener.kept("wants-secrets")
+    found = variables(opener.enter("cat", "/proc/self/environ", build_dir=kept, env=environment).stdout)
+    of_a_daemon = opener.name in ["daemon", "sudo"]
+    expected = {"UNSET": "", "ALL_PROXY": "socks://proxy", "TOKEN": "" if of_a_daemon else "secret"}
+    assert {name: found.get(name) for name in [*expected, "https_proxy"]} == {**expected, "https_proxy": None}
 
 
 def test_a_build_whose_output_is_not_fixed_has_none_of_the_callers_variables(opener):

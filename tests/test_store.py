@@ -212,6 +212,21 @@ def half_installed(opener):
         subprocess.run(["rm", "-rf", *paths.values()], check=True)
 
 
+@pytest.mark.parametrize("opener", ["root", "daemon", "sudo"], indirect=True)
+def test_what_the_caller_may_not_read_is_left_out_with_a_note(opener):
+    """A directory, and a file."""
+    kept = opener.kept("closed-outputs")
+    result = opener.enter("sh", "-c", 'for path in $out $doc; do [ ! -e "$path" ] || echo there; done', build_dir=kept)
+    may_read = opener.name != "daemon"
+    assert (result.returncode, result.stdout) == (0, "there\nthere\n" if may_read else "")
+    outputs = derivation_of(opener, "closed-outputs").outputs
+    notes = [
+        f"nix-build-shell: you may not read what the build left of {outputs[name]}; with sudo it would be there\n"
+        for name in ["doc", "out"]
+    ]
+    assert result.stderr == ("" if may_read else "".join(notes))
+
+
 def test_the_half_that_was_installed_is_there(opener, half_installed):
     script = 'find $out $doc -printf "%P %y %m %l %u\\n" | sort; cat $out/link $doc; [[ ! -e $missing ]]'
     assert opener.inside(script, build_dir=half_installed).splitlines() == [

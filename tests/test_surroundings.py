@@ -71,6 +71,26 @@ def test_a_link_is_the_same_link_in_the_sandbox(caller, data):
     assert caller.inside("readlink /link; cat /link", options=options) == "file\nof the host\n"
 
 
+@pytest.mark.parametrize("leads_to", ["/etc", "../..", "below"])
+@pytest.mark.parametrize("below", ["a-link/hosts", "a-link"])
+@pytest.mark.parametrize("in_words", ["--bind", "--bind-rw", "sandbox-paths"])
+def test_a_link_on_the_way_to_a_place_leads_nowhere(caller, data, leads_to, below, in_words):
+    """The kernel would follow it, out of the sandbox, and mount there."""
+    (data / "a-link").symlink_to(leads_to)
+    paths = [f"/data={data}", f"/data/{below}={data}/file"]
+    if in_words == "sandbox-paths":
+        how = under(f"extra-sandbox-paths = {' '.join(paths)}")
+    else:
+        how = {"options": [word for path in paths for word in [in_words, path]]}
+    mentions = [f"{data}/file cannot be shown as /data/{below}", f"on the way there, {data}/a-link is a link"]
+    caller.refused("true", mentions=mentions, **how)
+
+
+def test_a_path_may_come_by_way_of_a_link(caller, data):
+    (data / "a-link").symlink_to("below")
+    assert caller.inside("cat /deep", options=["--bind", f"/deep={data}/a-link/deep"]) == "deep\n"
+
+
 @pytest.mark.parametrize("caller", ["root"], indirect=True)
 def test_a_mount_below_a_path_comes_along(caller, data):
     """Read-only as well."""
@@ -197,6 +217,16 @@ def test_a_path_of_nixs_can_be_written_where_the_build_could_and_no_right_of_roo
     for options in [["--bind", f"/data={data}"], ["--like=multi-user"]]:
         says = caller.cannot("bash", "-c", ": >> /data/file", **under(setting, options=options))
         assert "Read-only file system" in says
+
+
+@pytest.mark.parametrize("caller", ["user"], indirect=True)
+@pytest.mark.parametrize("kind", ["daemon", "sudo"])
+def test_a_path_of_nixs_cannot_be_written_in_a_build_of_a_daemon(kind, caller, data, session, builds, workspace):
+    """A build user owns nothing of the caller's."""
+    opener = KINDS[kind](kind, USER, session, builds, workspace)
+    how = under(f"extra-sandbox-paths = /data={data}")
+    assert opener.inside("cat /data/file", **how) == "of the host\n"
+    assert "Read-only file system" in opener.cannot("bash", "-c", ": >> /data/file", **how)
 
 
 def test_a_path_of_nixs_that_is_missing(caller):

@@ -8,6 +8,14 @@ let
     filter = path: type: baseNameOf path != "greeting";
   };
 
+  greeting = {
+    pname = "greeting";
+    version = "1.0";
+    src = greeting-source;
+    makeFlags = [ "PREFIX=$(out)" ];
+    doCheck = true;
+  };
+
   # Characters that a Nix string has no escape for.
   control = builtins.fromJSON ''"\u0001\u0007\u0008\u000b\u000c\u001b[31m\u007f"'';
 
@@ -17,6 +25,14 @@ let
     echo "the environment is recorded" >&2
     exit 1
   '';
+
+  a-program = runWithBusybox "a-program" { } ''
+    printf '#!%s sh\necho it runs\n' $builder > $out
+    $builder chmod +x $out
+  '';
+  a-link = runWithBusybox "a-link"
+    { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
+    "$builder ln -s $target/file $out";
 
   # No file has this hash.
   fixed = {
@@ -29,23 +45,10 @@ in
 {
   # A build that fails only in the sandbox: its test asks for /usr/bin/env, which every other machine has.
   # Inside, `make check TEST_SHELL=bash` succeeds.
-  greeting = mkDerivation {
-    pname = "greeting";
-    version = "1.0";
-    src = greeting-source;
-    makeFlags = [ "PREFIX=$(out)" ];
-    doCheck = true;
-  };
+  greeting = mkDerivation greeting;
 
   # The same, mended: its test runs with the bash of the build.
-  succeeds = mkDerivation {
-    pname = "greeting";
-    version = "1.0";
-    src = greeting-source;
-    makeFlags = [ "PREFIX=$(out)" ];
-    doCheck = true;
-    postPatch = "patchShebangs tests";
-  };
+  succeeds = mkDerivation (greeting // { postPatch = "patchShebangs tests"; });
 
   # No stdenv: nothing writes an env-vars file, and there is no phase.
   fails-early = runWithBusybox "fails-early" { } ''
@@ -131,13 +134,8 @@ in
   odd-inputs = runWithBusybox "odd-inputs"
     {
       file = builtins.toFile "a-file" "a file is a store path, too\n";
-      program = runWithBusybox "a-program" { } ''
-        printf '#!%s sh\necho it runs\n' $builder > $out
-        $builder chmod +x $out
-      '';
-      link = runWithBusybox "a-link"
-        { target = runWithBusybox "behind-a-link" { } "$builder mkdir $out; echo found > $out/file"; }
-        "$builder ln -s $target/file $out";
+      program = a-program;
+      link = a-link;
       twoOutputs = (runWithBusybox "two-outputs-of-which-one" { outputs = [ "out" "unwanted" ]; } ''
         echo wanted > $out
         echo unwanted > $unwanted
@@ -164,6 +162,14 @@ in
       exit 1
     '';
   };
+
+  # Leaves outputs that nobody but root and their owner may open again.
+  closed-outputs = runWithBusybox "closed-outputs" { outputs = [ "out" "doc" ]; } ''
+    $builder mkdir $out
+    echo text > $doc
+    $builder chmod 0 $out $doc
+    exit 1
+  '';
 
   # The input is for a test to collect as garbage.
   outlives-its-input = runWithBusybox "outlives-its-input"
@@ -208,6 +214,16 @@ in
     ${recordEnvironment}
   '';
   recorded-fixed-output = runWithBusybox "recorded-fixed-output" fixed recordEnvironment;
+
+  # What Nix tells a builder of closures, of sources' as well as of what is built.
+  graphs = runWithBusybox "graphs" { exportReferencesGraph = [ "program" "${a-program}" "build" a-link.drvPath ]; } "exit 1";
+  graphs-structured = runWithBusybox "graphs-structured"
+    {
+      __structuredAttrs = true;
+      exportReferencesGraph = { two = [ a-program a-link ]; build = a-link.drvPath; };
+    } "exit 1";
+
+  wants-secrets = runWithBusybox "wants-secrets" (fixed // { impureEnvVars = [ "ALL_PROXY" "TOKEN" "UNSET" ]; }) "exit 1";
 
   # Everything that tells of a fixed output, and a whole stdenv to look at it with.
   fixed-output = mkDerivation (fixed // {

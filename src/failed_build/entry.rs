@@ -6,7 +6,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Map;
 
 use super::{Kind, StoreView};
 use crate::build_shell::BuildShell;
@@ -15,6 +14,7 @@ use crate::nix::Settings;
 use crate::nix::base_variables::BaseVariables;
 use crate::nix::builder_environment::{BuildFile, BuilderEnvironment, BuilderSettings};
 use crate::nix::derivation::Derivation;
+use crate::nix::references_graph::ReferencesGraphs;
 use crate::nix::store::Store;
 
 /// How the command gets its environment.
@@ -46,6 +46,7 @@ pub(super) fn entry(
     kind: Kind,
     store: &Store,
     settings: &Settings,
+    notes: &mut Vec<String>,
 ) -> Result<(Option<BuildShell>, EntryEnvironment)> {
     if let Some(kept) = kept
         && kept.env_vars.is_ok()
@@ -73,7 +74,10 @@ pub(super) fn entry(
             build_directory: &settings.sandbox_build_dir,
             attributes_directory: &settings.sandbox_build_dir,
             cores: settings.cores as usize,
-            references_graphs: Map::new(),
+            references_graphs: ReferencesGraphs::requested_by(derivation, store).unwrap_or_else(|error| {
+                notes.push(format!("{error:#}: the sandbox goes without"));
+                ReferencesGraphs::default()
+            }),
             variable_of_nix: &|name| variable_of_nix(kind, name),
         },
     )?;

@@ -103,7 +103,7 @@ impl FailedBuild {
         let mut records = store.open();
         let derivation = derivation_of(kept.as_ref(), given, wishes.store, &store, &mut records, &mut notes)?;
         let kind = wishes.like.unwrap_or_else(|| kind_of(kept.as_ref(), settings, &store));
-        let (own_shell, environment) = entry(kept.as_ref(), derivation.as_ref(), kind, &store, settings)?;
+        let (own_shell, environment) = entry(kept.as_ref(), derivation.as_ref(), kind, &store, settings, &mut notes)?;
         let has_network = wishes.network.unwrap_or_else(|| {
             derivation.as_ref().is_some_and(|derivation| derivation.is_fixed_output() || derivation.is_impure())
         });

@@ -16,10 +16,11 @@ use super::base_variables::BaseVariables;
 use super::base32;
 use super::derivation::Derivation;
 use super::output_paths::{Placeholders, paths_in_build};
+use super::references_graph::ReferencesGraphs;
 use super::structured_attributes::{json_text, shell_text};
 
 /// The mode of the files that Nix writes for the builder.
-const FILE_MODE: u32 = 0o644;
+pub(super) const FILE_MODE: u32 = 0o644;
 
 /// What the environment depends on besides the derivation.
 pub struct BuilderSettings<'a> {
@@ -32,9 +33,8 @@ pub struct BuilderSettings<'a> {
     pub attributes_directory: &'a Path,
     /// Nix's setting `cores`. 0 stands for as many as the machine has, as since Nix 2.30; before, the build was told 0.
     pub cores: usize,
-    /// With structured attributes, what `exportReferencesGraph` asks for, by attribute name: Nix puts it among the attributes. See
-    /// [`requested_references_graphs`].
-    pub references_graphs: Map<String, Value>,
+    /// What `exportReferencesGraph` asks for.
+    pub references_graphs: ReferencesGraphs,
     /// Looks a variable up in the environment that Nix itself had: `impureEnvVars` names those that are passed on.
     pub variable_of_nix: &'a dyn Fn(&[u8]) -> Option<Vec<u8>>,
 }
@@ -67,9 +67,6 @@ pub struct BuildFile {
 impl BuilderEnvironment {
     /// What the builder of `derivation` gets.
     ///
-    /// The files that `exportReferencesGraph` asks for without structured attributes are not among the files: what is in them, the
-    /// store knows.
-    ///
     /// # Errors
     /// A derivation that Nix does not start a process for, or would not: see each message.
     pub fn of(derivation: &Derivation, settings: &BuilderSettings) -> Result<Self> {
@@ -95,6 +92,7 @@ impl BuilderEnvironment {
         for file in &mut files {
             file.content = placeholders.replaced_in(&file.content);
         }
+        files.extend(settings.references_graphs.files.iter().cloned());
 
         variables.set_all(base.of_build_directory);
         if derivation.is_fixed_output() {
@@ -123,40 +121,6 @@ impl BuilderEnvironment {
         arguments.extend(derivation.arguments.iter().map(|argument| placeholders.replaced_in(argument)));
         Ok(Self { variables: variables.collect::<Result<_>>()?, arguments, files, outputs })
     }
-}
-
-/// What `exportReferencesGraph` asks for: store paths whose closures Nix describes to the builder, by the name of the file in the
-/// build directory, or with structured attributes by the name of the attribute.
-///
-/// # Errors
-/// A request that Nix does not understand either.
-pub fn requested_references_graphs(derivation: &Derivation) -> Result<BTreeMap<Vec<u8>, Vec<Vec<u8>>>> {
-    const REQUEST: &str = "exportReferencesGraph";
-    let refusal = || anyhow!("{} has an {REQUEST} that is no list of names and paths", derivation.path.display());
-    let Some(attributes) = derivation.structured_attributes() else {
-        let words: Vec<_> = words(derivation.variable(REQUEST).unwrap_or_default()).collect();
-        let (pairs, rest) = words.as_chunks();
-        if !rest.is_empty() {
-            return Err(refusal());
-        }
-        return Ok(pairs.iter().map(|[name, path]| (name.to_vec(), vec![path.to_vec()])).collect());
-    };
-    let Some(Value::Object(graphs)) = attributes.get(REQUEST) else {
-        return Ok(BTreeMap::new());
-    };
-    let graph = |(name, paths): (&String, &Value)| {
-        let mut found = Vec::new();
-        let mut left = vec![paths];
-        while let Some(value) = left.pop() {
-            match value {
-                Value::String(path) => found.push(path.clone().into_bytes()),
-                Value::Array(values) => left.extend(values.iter().rev()),
-                _ => return Err(refusal()),
-            }
-        }
-        Ok((name.clone().into_bytes(), found))
-    };
-    graphs.iter().map(graph).collect()
 }
 
 #[derive(Default)]
@@ -205,7 +169,7 @@ fn attribute_files(
     let paths = outputs.iter().map(|(name, path)| (text(name), text(path.as_os_str().as_bytes()).into()));
     let mut attributes = attributes.clone();
     attributes.insert("outputs".into(), Value::Object(paths.collect()));
-    attributes.extend(settings.references_graphs.clone());
+    attributes.extend(settings.references_graphs.attributes.clone());
     let directory = settings.attributes_directory;
     let files = [
         ("NIX_ATTRS_JSON_FILE", ".attrs.json", json_text(&attributes)),
@@ -233,7 +197,7 @@ fn impure_variables(derivation: &Derivation) -> Result<Vec<Vec<u8>>> {
 }
 
 /// Splits at white space as Nix does.
-fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| b" \t\n\r".contains(byte)).filter(|word| !word.is_empty())
 }
 
@@ -262,7 +226,7 @@ mod tests {
             Self { directory, derivation: derivation.unwrap() }
         }
 
-        fn computed(&self, references_graphs: Map<String, Value>) -> BuilderEnvironment {
+        fn computed(&self, references_graphs: ReferencesGraphs) -> BuilderEnvironment {
             // Nix 2.8.0 recorded them.
             let kept = format!("/tmp/recorded-builds/nix-build-{}.drv-0", self.derivation.name().escape_ascii());
             let settings = BuilderSettings { attributes_directory: kept.as_ref(), references_graphs, ..settings() };
@@ -304,7 +268,7 @@ mod tests {
             build_directory: "/build".as_ref(),
             attributes_directory: "/build".as_ref(),
             cores: 3,
-            references_graphs: Map::new(),
+            references_graphs: ReferencesGraphs::default(),
             variable_of_nix: &|name| match name {
                 b"http_proxy" => Some(b"http://proxy:3128".to_vec()),
                 b"HOME" => Some(b"/home/somebody".to_vec()),
@@ -331,7 +295,7 @@ mod tests {
             ["plain", "files", "placeholders", "structured", "json-by-hand", "fixed", "fixed-structured", "floating"]
         {
             let recording = Recording::of(name);
-            recording.agrees_with(&recording.computed(Map::new()));
+            recording.agrees_with(&recording.computed(ReferencesGraphs::default()));
         }
     }
 
@@ -339,13 +303,13 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn numbers_too_large_for_bash_are_those_of_this_processor() {
         let recording = Recording::of("too-large-for-bash");
-        recording.agrees_with(&recording.computed(Map::new()));
+        recording.agrees_with(&recording.computed(ReferencesGraphs::default()));
     }
 
     #[test]
     fn impure_builds_differ_in_the_path_that_nix_drew() {
         let recording = Recording::of("impure");
-        let mut environment = recording.computed(Map::new());
+        let mut environment = recording.computed(ReferencesGraphs::default());
         let made_up = environment.outputs[&b"out"[..]].as_os_str().as_bytes().to_vec();
         let variables = recording.strings("environ");
         let drawn = variables.iter().find_map(|variable| variable.strip_prefix(b"out=")).unwrap();
@@ -360,23 +324,20 @@ mod tests {
     #[test]
     fn references_graphs_become_attributes() {
         let recording = Recording::of("graph-structured");
-        let requested = requested_references_graphs(&recording.derivation).unwrap();
-        let busybox = recording.derivation.input_sources.iter().next().unwrap().as_os_str().as_bytes();
-        assert_eq!(requested, BTreeMap::from([(b"closure".to_vec(), vec![busybox.to_vec()])]));
         let json = fs::read(recording.directory.join(".attrs.json")).unwrap();
         let attributes: Map<String, Value> = serde_json::from_slice(&json).unwrap();
-        let graphs = attributes.into_iter().filter(|(name, _)| name == "closure").collect();
-        recording.agrees_with(&recording.computed(graphs));
+        let attributes = attributes.into_iter().filter(|(name, _)| name == "closure").collect();
+        recording.agrees_with(&recording.computed(ReferencesGraphs { attributes, files: Vec::new() }));
     }
 
     #[test]
-    fn references_graphs_are_asked_for_in_pairs() {
-        let requested =
-            |value| requested_references_graphs(&derivation(&format!(r#"("exportReferencesGraph","{value}")"#)));
-        let graphs = [("a", "/x"), ("b", "/y")].map(|(name, path)| (name.into(), vec![path.into()]));
-        assert_eq!(requested(" a /x\\nb /y").unwrap(), BTreeMap::from(graphs));
-        assert!(requested("a /x b").unwrap_err().to_string().contains("no list of names and paths"));
-        assert_eq!(requested_references_graphs(&derivation("")).unwrap(), BTreeMap::new());
+    fn references_graphs_are_files_besides_the_others() {
+        let graph = BuildFile { name: b"graph".to_vec(), content: b"/nix/store/x".to_vec(), mode: FILE_MODE };
+        let references_graphs = ReferencesGraphs { files: vec![graph.clone()], ..ReferencesGraphs::default() };
+        let derivation = derivation(r#"("passAsFile","a"),("a","b")"#);
+        let environment =
+            BuilderEnvironment::of(&derivation, &BuilderSettings { references_graphs, ..settings() }).unwrap();
+        assert_eq!((environment.files.len(), environment.files.last()), (2, Some(&graph)));
     }
 
     #[test]

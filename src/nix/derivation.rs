@@ -1,19 +1,17 @@
 //! A derivation: what Nix builds, from what, with which program and which environment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, FileType, OFlags, fstat};
+use anyhow::{Result, anyhow, bail};
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use super::aterm;
 use super::is_store_name;
-use crate::quiet_open::open_quietly;
+use crate::quiet_open::{Unsuitable, read_quietly};
 
 /// Far more than Nix can build: what a derivation passes to its builder has to fit into an environment, or a file or two.
 const SIZE_LIMIT: u64 = 100 << 20;
@@ -71,32 +69,21 @@ impl Derivation {
     /// # Errors
     /// A file that is not there, cannot be read, is larger than 100 MiB, or is no derivation, each in a sentence that names it.
     pub fn read(path: &Path) -> Result<Self> {
-        // Without NONBLOCK a fifo of that name would keep us waiting.
-        let file = open_quietly(CWD, path, OFlags::NONBLOCK).map_err(|errno| match errno {
-            Errno::NOENT => anyhow!(
+        let text = read_quietly(CWD, path, OFlags::empty(), SIZE_LIMIT).map_err(|reason| match reason {
+            Unsuitable::Closed(Errno::NOENT) => anyhow!(
                 "there is no derivation {} (any more): what made it, such as «nix-instantiate», makes it again",
                 path.display()
             ),
-            other => anyhow!("cannot open the derivation {}: {other}", path.display()),
-        })?;
-        let status = fstat(&file).with_context(|| format!("cannot look at {}", path.display()))?;
-        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-            bail!("{} is not a regular file, so it is no derivation", path.display());
-        }
-        let size = u64::try_from(status.st_size).unwrap_or(0);
-        if size > SIZE_LIMIT {
-            bail!(
+            Unsuitable::Closed(other) => anyhow!("cannot open the derivation {}: {other}", path.display()),
+            Unsuitable::Irregular => anyhow!("{} is not a regular file, so it is no derivation", path.display()),
+            Unsuitable::TooLarge(size) => anyhow!(
                 "{} has {} MiB, and no derivation has more than {} MiB",
                 path.display(),
                 size >> 20,
                 SIZE_LIMIT >> 20
-            );
-        }
-        let mut text = Vec::with_capacity(size as usize + 1);
-        File::from(file)
-            .take(SIZE_LIMIT)
-            .read_to_end(&mut text)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+            ),
+            Unsuitable::Unreadable(error) => anyhow!("cannot read {}: {error}", path.display()),
+        })?;
         Self::parse(path, &text)
     }
 
@@ -186,7 +173,7 @@ fn derivation_name(path: &Path) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
 
     use super::*;
 

@@ -13,6 +13,7 @@ mod file_identity;
 mod nix_program;
 mod nix_store_command;
 mod output_paths;
+pub mod references_graph;
 pub mod sandbox_paths;
 pub mod settings;
 mod settings_answer;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::store::Store;
 use super::store_path::{is_store_path, name_without_hash};
-use super::store_records::{InvalidPaths, Output};
+use super::store_records::{InvalidPaths, Output, PathInfo};
 
 /// What a Nix command needs of the caller's environment to find its store, its settings and its daemon.
 const VARIABLES: [&str; 9] = [
@@ -127,6 +127,36 @@ impl NixStoreCommand {
         Ok(closure)
     }
 
+    /// A dump has for each path, a line each: the path, the hash and the size of its archive, what made it, how many references it
+    /// has, and these.
+    pub(super) fn path_infos(&self, paths: &[&Path]) -> Result<Vec<PathInfo>> {
+        let invalid = self.invalid_of(paths.iter().copied())?;
+        if !invalid.is_empty() {
+            return Err(InvalidPaths::new(invalid).into());
+        }
+        let said = self.ask(&["--dump-db"], paths.iter().copied())?;
+        let is_odd = || anyhow!("nix-store --dump-db said what is no dump of a Nix database");
+        let text = str::from_utf8(&said).map_err(|_| is_odd())?;
+        let mut lines = text.lines();
+        let mut infos = Vec::with_capacity(paths.len());
+        while let Some(path) = lines.next() {
+            let mut info = || {
+                let nar_hash = PathInfo::nar_hash_of(lines.next()?.as_bytes())?;
+                let nar_size = lines.next()?.parse().ok()?;
+                let _deriver = lines.next()?;
+                let count = lines.next()?.parse().ok()?;
+                let references = lines.by_ref().take(count).collect::<Vec<_>>().join("\n");
+                Some((nar_hash, nar_size, references))
+            };
+            let (nar_hash, nar_size, references) = info().ok_or_else(is_odd)?;
+            let mut references = self.paths(references.as_bytes())?;
+            references.sort_unstable();
+            infos.push(PathInfo { path: path.into(), nar_hash, nar_size, references, content_address: None });
+        }
+        let is_whole = infos.iter().map(|info| info.path.as_path()).eq(paths.iter().copied());
+        if is_whole { Ok(infos) } else { Err(is_odd()) }
+    }
+
     fn invalid_of<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<PathBuf>> {
         self.paths(&self.ask(&["--check-validity", "--print-invalid"], paths)?)
     }
@@ -229,6 +259,28 @@ mod tests {
         let outputs = command.outputs_of_all(&[Path::new(DRV)]).expect("outputs");
         let names: Vec<_> = outputs.iter().map(|(_, output)| output.name.as_str()).collect();
         assert_eq!(names, ["out", "dev"]);
+    }
+
+    #[test]
+    fn a_dump_tells_of_each_path_that_was_asked_for() {
+        let hash = "ff".repeat(32);
+        let dumped = |lines: &str| {
+            let command = nix_store(&format!("*print-invalid) ;; '--dump-db '*) printf '%s\n' {lines};;"));
+            command.path_infos(&[Path::new(A), Path::new(DRV)])
+        };
+        let a = format!("{A} {hash} 7 '' 2 {DRV} {A}");
+        let infos = dumped(&format!("{a} {DRV} {hash} 8 {A} 0")).expect("path infos");
+        let expected = |path: &str, nar_size, references: &[&str]| PathInfo {
+            path: path.into(),
+            nar_hash: [0xff; 32],
+            nar_size,
+            references: references.iter().map(PathBuf::from).collect(),
+            content_address: None,
+        };
+        assert_eq!(infos, [expected(A, 7, &[A, DRV]), expected(DRV, 8, &[])]);
+        for cut in [a.clone(), format!("{a} {DRV} {hash} 8"), format!("{a} {DRV} x 8 {A} 0")] {
+            assert!(dumped(&cut).expect_err("no dump").to_string().contains("no dump of a Nix database"), "{cut}");
+        }
     }
 
     #[test]

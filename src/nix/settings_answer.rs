@@ -182,6 +182,8 @@ fn store_url(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
+    const SHELL: &str = "/bin/sh=/nix/store/8hzbz17vcmw97w1wpqpadxhfkj7crcps-busybox/bin/busybox";
+
     fn read(text: &str) -> Settings {
         read_answer(text.as_bytes()).unwrap()
     }
@@ -195,13 +197,7 @@ mod tests {
         let settings = read(include_str!("fixtures/nix-2.8.json"));
         assert_eq!(settings.assumption, None);
         assert_eq!(settings.sandbox, SandboxMode::Disabled);
-        assert_eq!(
-            settings.sandbox_paths,
-            [
-                sandbox_path("/bin/sh=/nix/store/8hzbz17vcmw97w1wpqpadxhfkj7crcps-busybox/bin/busybox"),
-                sandbox_path("/dev/fuse?"),
-            ]
-        );
+        assert_eq!(settings.sandbox_paths, [SHELL, "/dev/fuse?"].map(sandbox_path));
         assert_eq!(settings.sandbox_build_dir, Path::new("/build"));
         assert_eq!(settings.sandbox_dev_shm_size.as_str(), "50%");
         assert!(settings.filter_syscalls && !settings.allow_new_privileges && !settings.use_cgroups);
@@ -216,13 +212,7 @@ mod tests {
         let settings = read(include_str!("fixtures/nix-2.34.json"));
         assert_eq!(settings.assumption, None);
         assert_eq!(settings.sandbox, SandboxMode::Relaxed);
-        assert_eq!(
-            settings.sandbox_paths,
-            [
-                sandbox_path("/bin/sh=/nix/store/8hzbz17vcmw97w1wpqpadxhfkj7crcps-busybox/bin/busybox"),
-                sandbox_path("/run/opengl-driver?"),
-            ]
-        );
+        assert_eq!(settings.sandbox_paths, [SHELL, "/run/opengl-driver?"].map(sandbox_path));
         assert_eq!(settings.sandbox_build_dir, Path::new("/work/build"));
         assert_eq!(settings.sandbox_dev_shm_size.as_str(), "8g");
         assert!(!settings.filter_syscalls && settings.allow_new_privileges && settings.use_cgroups);

@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use rusqlite::types::ValueRef;
+use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row, Statement, params};
 
 use super::store_path::{is_store_path, length_before_name};
-use super::store_records::{InvalidPaths, Output};
+use super::store_records::{InvalidPaths, Output, PathInfo};
 
 /// How long a writer in SQLite's older journal modes may keep us waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,6 +189,41 @@ impl StoreDatabase {
         })
     }
 
+    pub(super) fn path_infos(&mut self, paths: &[&Path]) -> Result<Vec<PathInfo>> {
+        self.ask(|database| {
+            let mut of_path = database.prepare("select id, hash, narSize, ca from ValidPaths where path = ?1")?;
+            let mut references = database.prepare(
+                "select v.path from Refs r join ValidPaths v on v.id = r.reference where r.referrer = ?1 order by v.path",
+            )?;
+            let mut infos: Vec<PathInfo> = Vec::with_capacity(paths.len());
+            let mut missing = Vec::new();
+            for path in paths {
+                let mut id = None;
+                database.each(&mut of_path, [text(path)], |row| {
+                    let hash = database.text(row, 1)?;
+                    let nar_size: Option<i64> = database.value(row, 2)?;
+                    infos.push(PathInfo {
+                        path: path.to_path_buf(),
+                        nar_hash: PathInfo::nar_hash_of(hash).ok_or_else(|| database.is_odd(hash))?,
+                        nar_size: nar_size.unwrap_or(0).cast_unsigned(),
+                        references: Vec::new(),
+                        content_address: database.value(row, 3)?,
+                    });
+                    id = Some(database.value::<i64>(row, 0)?);
+                    Ok(())
+                })?;
+                match (id, infos.last_mut()) {
+                    (Some(id), Some(info)) => database.each(&mut references, [id], |row| {
+                        info.references.push(database.path(row, 0)?);
+                        Ok(())
+                    })?,
+                    _ => missing.push(path.to_path_buf()),
+                }
+            }
+            if missing.is_empty() { Ok(infos) } else { Err(InvalidPaths::new(missing).into()) }
+        })
+    }
+
     /// Asks until the answer is of a database that nobody changed meanwhile.
     fn ask<T>(&mut self, question: impl Fn(&Self) -> Result<T>) -> Result<T> {
         for attempt in 0..ATTEMPTS {
@@ -238,7 +273,7 @@ impl StoreDatabase {
 
     /// Notes the id in the row's first column, unless it was seen before.
     fn note(&self, row: &Row<'_>, seen: &mut HashSet<i64>, ids: &mut Vec<i64>) -> Result<()> {
-        let id = row.get(0).map_err(|error| self.in_words(&error))?;
+        let id = self.value(row, 0)?;
         if seen.insert(id) {
             ids.push(id);
         }
@@ -252,6 +287,10 @@ impl StoreDatabase {
         if is_store_path(&self.store_directory, path) { Ok(path.to_owned()) } else { Err(self.is_odd(bytes)) }
     }
 
+    fn value<T: FromSql>(&self, row: &Row<'_>, column: usize) -> Result<T> {
+        row.get(column).map_err(|error| self.in_words(&error))
+    }
+
     fn text<'a>(&self, row: &'a Row<'_>, column: usize) -> Result<&'a [u8]> {
         match row.get_ref(column) {
             Ok(ValueRef::Text(bytes)) => Ok(bytes),
@@ -261,7 +300,7 @@ impl StoreDatabase {
 
     fn is_odd(&self, value: &[u8]) -> anyhow::Error {
         anyhow!(
-            "the Nix database {} has {:?} where a path in {} or the name of an output has to be",
+            "the Nix database {} has {:?} where a path in {}, a hash or the name of an output has to be",
             self.file.display(),
             OsStr::from_bytes(value),
             self.store_directory.display()

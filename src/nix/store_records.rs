@@ -35,6 +35,31 @@ pub struct Output {
     pub path: PathBuf,
 }
 
+/// What Nix has on record about a valid path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The path.
+    pub path: PathBuf,
+    /// The SHA-256 of its Nix archive.
+    pub nar_hash: [u8; 32],
+    /// How many bytes its Nix archive has.
+    pub nar_size: u64,
+    /// What it refers to, itself included if it does; sorted.
+    pub references: Vec<PathBuf>,
+    /// What its path was made of, such as `fixed:r:sha256:…`, where that is its content. `nix-store` does not tell.
+    pub content_address: Option<String>,
+}
+
+impl PathInfo {
+    /// The hash of a Nix archive from its text in base 16, with or without `sha256:` in front.
+    pub(super) fn nar_hash_of(text: &[u8]) -> Option<[u8; 32]> {
+        let (digits, rest) = text.strip_prefix(b"sha256:").unwrap_or(text).as_chunks();
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        let bytes = digits.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok());
+        bytes.collect::<Option<Vec<u8>>>().filter(|_| rest.is_empty())?.try_into().ok()
+    }
+}
+
 /// Store paths that were asked for and that the store does not have, never built or collected as garbage; sorted, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidPaths(pub Vec<PathBuf>);
@@ -134,6 +159,19 @@ impl StoreRecords {
         match &mut self.source {
             Source::Database(database) => database.closure(&roots),
             Source::NixStore(command) => command.closure(&roots),
+        }
+    }
+
+    /// What is on record about each of `paths`, in their order.
+    ///
+    /// # Errors
+    /// [`InvalidPaths`] when some of them are not valid; besides, when one is no store path, or the records cannot be read.
+    pub fn path_infos(&mut self, paths: &[impl AsRef<Path>]) -> Result<Vec<PathInfo>> {
+        let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+        self.check(paths.iter().copied())?;
+        match &mut self.source {
+            Source::Database(database) => database.path_infos(&paths),
+            Source::NixStore(command) => command.path_infos(&paths),
         }
     }
 

@@ -101,6 +101,11 @@ def the_same(values, *subjects):
     return dict.fromkeys(subjects, values)
 
 
+def file_of_nixs(path):
+    """What a build may not write to in a multi-user Nix."""
+    return {f"owner of {path}": (UNMAPPED, THE_BUILDERS), f"mode of {path}": ("-rw-r--r--", "-r--r--r--")}
+
+
 DIFFERENCES = [
     *each(
         "PID 1",
@@ -162,10 +167,10 @@ DIFFERENCES = [
         {
             **the_same(("65534:100", THE_BUILDERS), "owner of /", "owner of /nix/store"),
             **the_same((UNMAPPED, THE_BUILDERS), *(f"owner of {path}" for path in ("/dev", "/etc", "/nix", "/tmp"))),
-            **the_same((UNMAPPED, THE_BUILDERS), "owner of /etc/(group|passwd)", "owner of /dev/(fd|pts/ptmx|shm|std.*)"),
+            **file_of_nixs("/etc/(group|passwd)"),
+            "owner of /dev/(fd|pts/ptmx|shm|std.*)": (UNMAPPED, THE_BUILDERS),
             "mode of /": ("drwxr-x---", "dr-xr-x---"),
             **the_same(("drwxr-xr-x", "dr-xr-xr-x"), "mode of /dev", "mode of /etc", "mode of /nix"),
-            "mode of /etc/(group|passwd)": ("-rw-r--r--", "-r--r--r--"),
             **the_same((NOT_PERMITTED, YES), *(f"try set the mode of {path}" for path in ("/", "/dev", "/dev/shm", "/etc"))),
             **the_same((NOT_PERMITTED, YES), *(f"try set the mode of {path}" for path in ("/nix", "/nix/store", "/tmp"))),
             "try set the mode of /etc/(group|passwd)": (NOT_PERMITTED, YES),
@@ -174,20 +179,13 @@ DIFFERENCES = [
     ),
     *each(
         "owner of `/`, `/etc`, `/dev`, `/nix`, `/bin` with a multi-user Nix",
-        {
-            "owner of /etc/hosts": (UNMAPPED, THE_BUILDERS),
-            "mode of /etc/hosts": ("-rw-r--r--", "-r--r--r--"),
-            "try set the mode of /etc/hosts": (NOT_PERMITTED, YES),
-        },
+        {**file_of_nixs("/etc/hosts"), "try set the mode of /etc/hosts": (NOT_PERMITTED, YES)},
         settings=BUILT_BY_A_DAEMON,
         probes=set(PROBES) - WITH_NETWORK,
     ),
     *each(
         "owner of `/`, `/etc`, `/dev`, `/nix`, `/bin` with a multi-user Nix",
-        {
-            "owner of /etc/nsswitch.conf": (UNMAPPED, THE_BUILDERS),
-            "mode of /etc/nsswitch.conf": ("-rw-r--r--", "-r--r--r--"),
-        },
+        file_of_nixs("/etc/nsswitch.conf"),
         settings=BUILT_BY_A_DAEMON,
         probes=WITH_NETWORK,
     ),

@@ -234,6 +234,34 @@ fn the_inputs_of_a_build_are_its_sources_and_the_wanted_outputs() {
 }
 
 #[test]
+fn path_infos_are_those_on_record() {
+    let written = Written::with_three_packages();
+    let hash = "sha256:00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+    written.writer.execute("update ValidPaths set hash = ?1", [hash]).expect("a hash");
+    let sql = "update ValidPaths set narSize = 7, ca = 'fixed:r:sha256:x' where path like '%-a'";
+    written.writer.execute(sql, []).expect("more of it");
+    let root = written.close();
+    let mut records = open(&root).expect("records");
+    let infos = records.path_infos(&["c", "a"].map(named)).expect("path infos");
+    assert_eq!(infos.iter().map(|info| &info.path).collect::<Vec<_>>(), [&named("c"), &named("a")]);
+    let hash: Vec<u8> = (0..32).map(|byte| byte % 16 * 0x11).collect();
+    assert_eq!(infos[0].nar_hash, hash.as_slice());
+    assert_eq!(infos[0].references, ["a", "c"].map(named));
+    assert_eq!(infos[1].references, ["c"].map(named));
+    let others = infos.iter().map(|info| (info.nar_size, info.content_address.as_deref()));
+    assert_eq!(others.collect::<Vec<_>>(), [(0, None), (7, Some("fixed:r:sha256:x"))]);
+    let said = complaint(records.path_infos(&["a", "a-dev"].map(named)));
+    assert!(said.contains("does not have (any more): /nix/store/") && said.contains("-a-dev;"), "{said}");
+}
+
+#[test]
+fn a_hash_that_is_none_is_told() {
+    let root = Written::with_three_packages().close();
+    let said = complaint(open(&root).expect("records").path_infos(&[named("a")]));
+    assert!(said.contains(r#"has "sha256:0" where"#), "{said}");
+}
+
+#[test]
 fn a_database_at_rest_is_read_without_a_trace() {
     let root = Written::with_three_packages().close();
     let before = files(&root);
