@@ -15,8 +15,9 @@ use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
+use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
 
+use super::cgroup::Cgroup;
 use super::clone3::{self, Child};
 use super::message::{Message, Report};
 use super::{init, landlock, loopback};
@@ -29,15 +30,21 @@ const COMMAND_STACK: usize = 16 << 10;
 /// Exit status of a child that could not start; the parent knows more from the report.
 const FAILED: i32 = 125;
 
-/// Creates the child that carries out `plan`, talking to the parent through its end of the channel; it also inherits the parent's.
+/// Creates the child that carries out `plan`, in its own cgroup if it has one, talking to the parent through its end of the channel;
+/// it also inherits the parent's.
 ///
 /// # Errors
 /// As of [`clone3::spawn_in`].
-pub(super) fn spawn(plan: &Plan, channel: &OwnedFd, parents_channel: &OwnedFd) -> Result<Child> {
+pub(super) fn spawn(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    channel: &OwnedFd,
+    parents_channel: &OwnedFd,
+) -> Result<Child> {
     let mut task = Task::new(plan, channel.as_raw_fd(), parents_channel.as_raw_fd());
     // SAFETY: `main` makes system calls on what `task` holds and nothing else. The child has its own copy of `task`, whatever
     // becomes of this one.
-    unsafe { clone3::spawn_in(plan.namespaces, main, (&raw mut task).cast()) }
+    unsafe { clone3::spawn_in(plan.namespaces, cgroup.map(Cgroup::descriptor), main, (&raw mut task).cast()) }
 }
 
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`.
@@ -115,6 +122,7 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         Step::AwaitIdMaps | Step::AwaitNetwork => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
         Step::HandOverNetwork => hand_over_network(parent),
+        Step::MakeCgroupTheRoot => make_cgroup_the_root(),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::MakeMountsPrivate => {
@@ -185,6 +193,11 @@ fn hand_over_network(parent: BorrowedFd<'_>) -> Result<()> {
     let sent = sendmsg(parent, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
     sys::close(socket);
     sent.map(|_| ())
+}
+
+fn make_cgroup_the_root() -> Result<()> {
+    // SAFETY: only namespaces of files and descriptors could pull something from under others; this one has names.
+    unsafe { thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
 }
 
 fn become_builder() -> Result<()> {
