@@ -73,7 +73,7 @@ def test_every_process_of_the_sandbox_is_in_one_cgroup_below_ours(opener, delega
 
 
 def test_the_command_sees_its_cgroup_as_the_root(enter):
-    """As in Nix, which makes the namespace after it has moved the builder; and neither shows it the file system."""
+    """As in Nix, which moves the builder and then makes the namespace; and neither shows it the file system."""
     result = enter("bash", "-c", f"{SEEN_AS_ROOT}; ls -d /sys; grep -c cgroup /proc/self/mountinfo")
     assert result.stdout == "/\n0\n"
     assert "cannot access '/sys'" in result.stderr
@@ -95,7 +95,7 @@ def test_the_plan_names_it_and_a_dry_run_makes_none(delegated, enter):
     result = enter("true", options=["--dry-run"])
     lines = result.stdout.splitlines()
     assert f"make a cgroup in {delegated.path}" in lines
-    assert "make this cgroup the root of a cgroup namespace" in lines
+    assert "create a process in it and in new namespaces: user, mnt, pid, ipc, uts, net, cgroup" in lines
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -192,10 +192,6 @@ impl Plan {
         if !build.has_network {
             steps.push(Step::HandOverNetwork);
         }
-        let cgroup = OwnCgroup::of(settings);
-        if cgroup.parent().is_some() {
-            steps.push(Step::MakeCgroupTheRoot);
-        }
         steps.extend([
             Step::ResetSignals,
             Step::LeaveSessionKeyring,
@@ -240,7 +236,7 @@ impl Plan {
         steps.push(Step::DieWithParent);
         Ok(Self {
             namespaces: if build.has_network { Namespaces::with_hosts_network() } else { Namespaces::all() },
-            cgroup,
+            cgroup: OwnCgroup::of(settings),
             uid_map: IdMap { inside: SANDBOX_UID, outside: caller.uid.as_raw() },
             gid_map: IdMap { inside: SANDBOX_GID, outside: caller.gid.as_raw() },
             steps,

@@ -35,9 +35,6 @@ pub enum Step {
     HandOverNetwork,
     /// Wait until `lo` is up.
     AwaitNetwork,
-    /// Make the sandbox's own cgroup, which this process is in, the root of a new cgroup namespace. `clone3` makes its namespace before
-    /// it enters the cgroup, so there the root is ours.
-    MakeCgroupTheRoot,
     /// Set the host name.
     SetHostName(CString),
     /// Set the NIS domain name.
@@ -128,7 +125,6 @@ impl fmt::Display for Step {
             }
             Self::HandOverNetwork => write!(f, "let the parent bring the network interface lo up"),
             Self::AwaitNetwork => write!(f, "wait until lo is up"),
-            Self::MakeCgroupTheRoot => write!(f, "make this cgroup the root of a cgroup namespace"),
             Self::SetHostName(name) => write!(f, "set the host name to {}", words(name)),
             Self::SetDomainName(name) => write!(f, "set the domain name to {}", words(name)),
             Self::MakeMountsPrivate => write!(f, "make every mount private to the sandbox"),

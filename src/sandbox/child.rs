@@ -15,7 +15,7 @@ use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
+use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::cgroup::Cgroup;
 use super::clone3::{self, Child};
@@ -122,7 +122,6 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         Step::AwaitIdMaps | Step::AwaitNetwork => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
         Step::HandOverNetwork => hand_over_network(parent),
-        Step::MakeCgroupTheRoot => make_cgroup_the_root(),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::MakeMountsPrivate => {
@@ -193,11 +192,6 @@ fn hand_over_network(parent: BorrowedFd<'_>) -> Result<()> {
     let sent = sendmsg(parent, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
     sys::close(socket);
     sent.map(|_| ())
-}
-
-fn make_cgroup_the_root() -> Result<()> {
-    // SAFETY: only namespaces of files and descriptors could pull something from under others; this one has names.
-    unsafe { thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
 }
 
 fn become_builder() -> Result<()> {

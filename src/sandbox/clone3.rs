@@ -25,7 +25,7 @@ pub struct Child {
 }
 
 /// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back. It starts in the
-/// cgroup v2 whose directory `cgroup` is, or in ours.
+/// cgroup v2 whose directory `cgroup` is, or in ours; a new cgroup namespace has it for its root.
 ///
 /// # Safety
 /// Of all threads of this process only the calling one exists in the child: `main` may not allocate, take a lock or call
