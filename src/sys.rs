@@ -239,6 +239,9 @@ pub const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
 /// The execution domain in which the kernel calls itself a 32-bit one.
 pub const PER_LINUX32: u32 = 0x0008;
 
+/// The flag of [`set_personality`] with which the kernel calls itself 2.6, for programs that only expect two numbers there.
+pub const UNAME26: u32 = 0x0002_0000;
+
 /// Sets the execution domain and its flags, such as `ADDR_NO_RANDOMIZE`: [`personality(2)`].
 ///
 /// [`personality(2)`]: https://man7.org/linux/man-pages/man2/personality.2.html

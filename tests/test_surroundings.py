@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import socket
 import uuid
 from pathlib import Path
@@ -454,3 +455,16 @@ def test_a_build_for_a_machine_of_32_bits_is_told_so(opener):
     assert opener.inside("uname -m; cat /proc/self/personality", build_dir=kept) == "i686\n00040008\n"
     assert opener.inside("uname -m", build_dir=derivation) == "i686\n"
     assert opener.inside("uname -m; cat /proc/self/personality") == "x86_64\n00040000\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Nix does so on x86_64 only")
+def test_the_kernel_calls_itself_an_old_one_where_nix_says_so(opener):
+    """As in Nix, whose log says the same."""
+    setting = "impersonate-linux-26"
+    told = re.search(r"release: (2\.6\..*)", opener.builds.logs[opener.builds.by_root_under("kernel-release", setting, "true")])
+    assert told
+    assert opener.inside("uname -r; cat /proc/self/personality", **under(f"{setting} = true")) == f"{told[1]}\n00060000\n"
+    assert opener.inside("uname -r", **under(f"{setting} = true", build_dir=opener.kept("thirty-two-bit"))) == f"{told[1]}\n"
+    assert opener.inside("uname -r") == f"{platform.release()}\n"
+    plan = opener.enter("true", options=["--dry-run"], **under(f"{setting} = true")).stdout
+    assert "set the personality to 0x60000 (no address randomisation, a kernel that calls itself 2.6)" in plan.splitlines()

@@ -246,6 +246,16 @@ in
     '';
   };
 
+  # A build whose kernel is said to be old, where Nix's setting impersonate-linux-26 is on.
+  kernel-release = mkDerivation {
+    name = "kernel-release";
+    src = greeting-source;
+    buildPhase = ''
+      echo "release: $(uname -r)"
+      exit 1
+    '';
+  };
+
   # Each for another cause; README's table shows what becomes of them.
   sandbox-only = import ./sandbox-only { inherit mkDerivation; };
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::sandbox_options::SandboxOptions;
+use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{printable, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
@@ -62,6 +62,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut sandbox = sandbox::start(&plan)?;
     let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
+    tell_usage(&sandbox);
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::say::say;
+use super::say::{say, say_error};
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::Plan;
+use crate::sandbox::Sandbox;
 use crate::scratch::{CopySummary, Unreadable};
 
 /// What the caller knows better than what can be found out, and how much of it all is said.
@@ -97,5 +98,14 @@ impl SandboxOptions {
             say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
             plan.to_string().lines().for_each(say);
         }
+    }
+}
+
+/// Says what the sandbox has used, where Nix's `use-cgroups` gave it a cgroup of its own: the figures are what one sets it for.
+pub fn tell_usage(sandbox: &Sandbox) {
+    match sandbox.usage() {
+        Some(Ok(usage)) => say(usage),
+        Some(Err(error)) => say_error(&error.context("the CPU time is not known")),
+        None => {}
     }
 }

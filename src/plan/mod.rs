@@ -3,6 +3,7 @@
 mod etc_files;
 mod filesystem;
 mod host_paths;
+mod own_cgroup;
 mod root;
 mod step;
 mod store_view;
@@ -15,12 +16,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
 
+pub use self::own_cgroup::OwnCgroup;
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation};
 use crate::nix::Settings;
 use crate::sandbox::seccomp::SystemCallFilter;
-use crate::sys::{ADDR_NO_RANDOMIZE, PER_LINUX32};
+use crate::sys::{ADDR_NO_RANDOMIZE, PER_LINUX32, UNAME26};
 
 /// User id of the builder in the sandbox, as Nix has it.
 pub const SANDBOX_UID: u32 = 1000;
@@ -153,6 +155,8 @@ fn quoted(path: &Path) -> String {
 pub struct Plan {
     /// What the child is created in.
     pub namespaces: Namespaces,
+    /// The cgroup that it is created in.
+    pub cgroup: OwnCgroup,
     /// The one user id.
     pub uid_map: IdMap,
     /// The one group id.
@@ -202,7 +206,12 @@ impl Plan {
             steps.push(Step::DieWithParent);
         }
         filesystem::add_steps(&mut steps, build, settings, caller, directories)?;
-        steps.extend([Step::SetUmask(0o022), Step::ForbidCoreDumps, Step::SetPersonality(personality(build))]);
+        let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
+        steps.extend([
+            Step::SetUmask(0o022),
+            Step::ForbidCoreDumps,
+            Step::SetPersonality(personality(system, settings)),
+        ]);
         if !settings.allow_new_privileges {
             steps.push(Step::ForbidNewPrivileges);
         }
@@ -227,6 +236,7 @@ impl Plan {
         steps.push(Step::DieWithParent);
         Ok(Self {
             namespaces: if build.has_network { Namespaces::with_hosts_network() } else { Namespaces::all() },
+            cgroup: OwnCgroup::of(settings),
             uid_map: IdMap { inside: SANDBOX_UID, outside: caller.uid.as_raw() },
             gid_map: IdMap { inside: SANDBOX_GID, outside: caller.gid.as_raw() },
             steps,
@@ -235,26 +245,43 @@ impl Plan {
     }
 }
 
-/// As Nix sets it: no address randomisation, and for a 32-bit build a kernel that says so.
-fn personality(build: &FailedBuild) -> u32 {
-    let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
+/// As Nix sets it: no address randomisation; for a 32-bit build a machine that says so; with `impersonate-linux-26` a kernel that says
+/// it is old, on PCs only.
+fn personality(system: Option<&[u8]>, settings: &Settings) -> u32 {
     let is_32_bit: &[&[u8]] = if cfg!(target_arch = "x86_64") {
         &[b"i686-linux"]
     } else {
         &[b"armv7l-linux", b"armv6l-linux", b"armv5tel-linux"]
     };
+    // Where the derivation is not known, the build was one for this machine, as nearly all are.
+    let is_for_pc =
+        system.map_or(cfg!(target_arch = "x86_64"), |system| [&b"i686-linux"[..], b"x86_64-linux"].contains(&system));
+    let mut persona = ADDR_NO_RANDOMIZE;
     if system.is_some_and(|system| is_32_bit.contains(&system)) {
-        ADDR_NO_RANDOMIZE | PER_LINUX32
-    } else {
-        ADDR_NO_RANDOMIZE
+        persona |= PER_LINUX32;
     }
+    if settings.impersonate_linux_26 && is_for_pc {
+        persona |= UNAME26;
+    }
+    persona
 }
 
 impl fmt::Display for Plan {
     /// In words, a step a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let namespaces: Vec<_> = self.namespaces.names().collect();
-        writeln!(f, "create a process in new namespaces: {}", namespaces.join(", "))?;
+        let namespaces = namespaces.join(", ");
+        match &self.cgroup {
+            OwnCgroup::Unwanted => writeln!(f, "create a process in new namespaces: {namespaces}")?,
+            OwnCgroup::Below(parent) => {
+                writeln!(f, "make a cgroup in {}", parent.display())?;
+                writeln!(f, "create a process in it and in new namespaces: {namespaces}")?;
+            }
+            OwnCgroup::Unavailable(reason) => {
+                writeln!(f, "make no cgroup, though Nix's use-cgroups is set: {reason}")?;
+                writeln!(f, "create a process in new namespaces: {namespaces}")?;
+            }
+        }
         let (uid, gid) = (self.uid_map, self.gid_map);
         writeln!(
             f,
@@ -275,4 +302,25 @@ impl fmt::Display for Plan {
 /// `text` as the kernel takes it.
 fn c_string(text: &OsStr) -> Result<CString> {
     CString::new(text.as_bytes()).with_context(|| format!("{text:?} holds a NUL byte, which no argument can"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_old_for_builds_for_pcs_and_only_with_the_setting() {
+        let is_old = |system: Option<&str>, impersonate_linux_26| {
+            let settings = Settings { impersonate_linux_26, ..Settings::default() };
+            personality(system.map(str::as_bytes), &settings) & UNAME26 != 0
+        };
+        for system in ["x86_64-linux", "i686-linux"] {
+            assert!(is_old(Some(system), true));
+            assert!(!is_old(Some(system), false));
+        }
+        for system in ["aarch64-linux", "armv7l-linux", "riscv64-linux"] {
+            assert!(!is_old(Some(system), true));
+        }
+        assert_eq!(is_old(None, true), cfg!(target_arch = "x86_64"));
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::{SANDBOX_GID, SANDBOX_UID};
 use crate::sandbox::seccomp::SystemCallFilter;
+use crate::sys::{PER_LINUX32, UNAME26};
 
 /// Whether a mount can be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub enum Step {
     PivotRoot,
     /// Let a crash leave no core file; the command may raise the limit again, as under Nix.
     ForbidCoreDumps,
-    /// Set the execution domain: `ADDR_NO_RANDOMIZE`, as Nix does for reproducible builds.
+    /// Set the execution domain: `ADDR_NO_RANDOMIZE`, as Nix does for reproducible builds, and what else it sets for this one.
     SetPersonality(u32),
     /// Allow no user namespace below this one.
     ForbidUserNamespaces,
@@ -160,7 +161,14 @@ impl fmt::Display for Step {
             Self::PivotRoot => write!(f, "make this the root and let go of the host's"),
             Self::ForbidCoreDumps => write!(f, "limit core files to 0 bytes"),
             Self::SetPersonality(persona) => {
-                write!(f, "set the personality to {persona:#x} (no address randomisation)")
+                write!(f, "set the personality to {persona:#x} (no address randomisation")?;
+                if persona & PER_LINUX32 != 0 {
+                    write!(f, ", a machine of 32 bits")?;
+                }
+                if persona & UNAME26 != 0 {
+                    write!(f, ", a kernel that calls itself 2.6")?;
+                }
+                write!(f, ")")
             }
             Self::ForbidUserNamespaces => write!(f, "allow no user namespaces in the sandbox"),
             Self::LeaveSessionKeyring => write!(f, "leave the session keyring for an empty one"),

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlag
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
+use super::cgroup::Cgroup;
 use super::clone3::{self, Child};
 use super::message::{Message, Report};
 use super::{init, landlock, loopback};
@@ -29,15 +30,21 @@ const COMMAND_STACK: usize = 16 << 10;
 /// Exit status of a child that could not start; the parent knows more from the report.
 const FAILED: i32 = 125;
 
-/// Creates the child that carries out `plan`, talking to the parent through its end of the channel; it also inherits the parent's.
+/// Creates the child that carries out `plan`, in its own cgroup if it has one, talking to the parent through its end of the channel;
+/// it also inherits the parent's.
 ///
 /// # Errors
 /// As of [`clone3::spawn_in`].
-pub(super) fn spawn(plan: &Plan, channel: &OwnedFd, parents_channel: &OwnedFd) -> Result<Child> {
+pub(super) fn spawn(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    channel: &OwnedFd,
+    parents_channel: &OwnedFd,
+) -> Result<Child> {
     let mut task = Task::new(plan, channel.as_raw_fd(), parents_channel.as_raw_fd());
     // SAFETY: `main` makes system calls on what `task` holds and nothing else. The child has its own copy of `task`, whatever
     // becomes of this one.
-    unsafe { clone3::spawn_in(plan.namespaces, main, (&raw mut task).cast()) }
+    unsafe { clone3::spawn_in(plan.namespaces, cgroup.map(Cgroup::descriptor), main, (&raw mut task).cast()) }
 }
 
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`.

@@ -6,7 +6,7 @@
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
 
 use std::ffi::c_void;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use linux_raw_sys::general::{self, clone_args};
 use rustix::io::Result;
@@ -24,7 +24,8 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back.
+/// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back. It starts in the
+/// cgroup v2 whose directory `cgroup` is, or in ours; a new cgroup namespace has it for its root.
 ///
 /// # Safety
 /// Of all threads of this process only the calling one exists in the child: `main` may not allocate, take a lock or call
@@ -32,16 +33,18 @@ pub struct Child {
 ///
 /// # Errors
 /// `EPERM` and `ENOSPC` where the machine refuses namespaces, `ENOSYS` before Linux 5.3 and in some containers, `EAGAIN` at
-/// the limit of processes.
+/// the limit of processes. With a cgroup also `EACCES` where the caller may not move a process into it, and `EINVAL` before Linux 5.7.
 pub unsafe fn spawn_in(
     namespaces: Namespaces,
+    cgroup: Option<BorrowedFd<'_>>,
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<Child> {
     let mut pidfd = -1i32;
     let arguments = clone_args {
-        flags: namespaces.bits() | u64::from(general::CLONE_PIDFD),
+        flags: namespaces.bits() | u64::from(general::CLONE_PIDFD) | cgroup.map_or(0, |_| general::CLONE_INTO_CGROUP),
         pidfd: &raw mut pidfd as u64,
+        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..no_arguments()
     };
     // SAFETY: without CLONE_VM the child has its own copy of the stack, so the same stack pointer serves both; the caller

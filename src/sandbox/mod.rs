@@ -1,6 +1,7 @@
 //! Starts a sandbox: the parent's half. It decides and explains; the child only obeys.
 
 mod bpf;
+mod cgroup;
 mod child;
 pub mod clone3;
 mod id_map;
@@ -15,15 +16,17 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType,
     recvmsg, send, shutdown, socketpair,
 };
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Gid, Signal, Uid, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::set_thread_groups;
 
+use self::cgroup::Cgroup;
+pub use self::cgroup::Usage;
 use self::clone3::Child;
 use self::message::Message;
 use crate::plan::Plan;
@@ -35,6 +38,8 @@ pub struct Sandbox {
     init: Child,
     channel: OwnedFd,
     reaped: bool,
+    /// Where the plan wants one of its own; why it has none, where the kernel refused what it should grant. Goes last.
+    cgroup: Option<Result<Cgroup>>,
 }
 
 /// Creates the processes that `plan` describes and returns when the command has been executed, or somebody has killed them.
@@ -45,9 +50,9 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     drop_supplementary_groups()?;
     let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context("cannot make a socket to talk to the sandbox")?;
-    let init = child::spawn(plan, &childs, &ours).map_err(refusal::of_namespaces)?;
+    let (init, cgroup) = spawn(plan, &childs, &ours)?;
     // From here on dropping the sandbox ends the child.
-    let sandbox = Sandbox { init, channel: ours, reaped: false };
+    let sandbox = Sandbox { init, channel: ours, reaped: false, cgroup };
     drop(childs);
     let served = serve(&sandbox, plan);
     if served.is_err() {
@@ -61,6 +66,27 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
             Some((Message::Network, _)) => {}
             // Without a word it was killed, perhaps with the command: `wait` tells.
             Some(_) | None => return served.map(|()| sandbox),
+        }
+    }
+}
+
+/// Creates the child, in the cgroup that the plan wants. A sandbox is worth more than its figures, and the build sees no difference:
+/// where there can be no such cgroup, the child is created in ours.
+fn spawn(plan: &Plan, childs: &OwnedFd, ours: &OwnedFd) -> Result<(Child, Option<Result<Cgroup>>)> {
+    let without_cgroup = || child::spawn(plan, None, childs, ours).map_err(refusal::of_namespaces);
+    let Some(parent) = plan.cgroup.parent() else {
+        return Ok((without_cgroup()?, None));
+    };
+    let (user, group) = (Uid::from_raw(plan.uid_map.outside), Gid::from_raw(plan.gid_map.outside));
+    let cgroup = match Cgroup::create_in(parent, user, group) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return Ok((without_cgroup()?, Some(Err(error)))),
+    };
+    match child::spawn(plan, Some(&cgroup), childs, ours) {
+        Ok(init) => Ok((init, Some(Ok(cgroup)))),
+        Err(errno) => {
+            let error = Error::new(errno).context("cannot start the sandbox in a cgroup of its own");
+            Ok((without_cgroup()?, Some(Err(error))))
         }
     }
 }
@@ -147,6 +173,17 @@ impl Sandbox {
         // Only SIGKILL ends the first process without a word.
         self.reap()?;
         Ok(128 + Signal::KILL.as_raw() as u8)
+    }
+
+    /// What the sandbox has used until now, if its plan wants it in a cgroup of its own.
+    ///
+    /// # Errors
+    /// Why it is in none, against the plan.
+    pub fn usage(&self) -> Option<Result<Usage>> {
+        Some(match self.cgroup.as_ref()? {
+            Ok(cgroup) => cgroup.usage(),
+            Err(error) => Err(anyhow!("{error:#}")),
+        })
     }
 
     fn reap(&mut self) -> Result<()> {

@@ -20,9 +20,11 @@ use rustix::fs::{
     fstatvfs, mkdirat, openat, statat,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 use rustix::process::geteuid;
 
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
+pub(crate) use self::remove::open_with_all_permissions;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
@@ -302,7 +304,8 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, Owned
     }
 }
 
-fn is_still_there(parent: &OwnedFd, name: &OsStr, handle: &OwnedFd) -> bool {
+/// Whether `name` in `parent` still is the directory that was opened as `handle`.
+pub(crate) fn is_still_there(parent: &OwnedFd, name: impl Arg, handle: &OwnedFd) -> bool {
     match (statat(parent, name, AtFlags::SYMLINK_NOFOLLOW), fstat(handle)) {
         (Ok(named), Ok(opened)) => (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino),
         _ => false,

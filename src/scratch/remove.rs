@@ -92,7 +92,8 @@ impl Removal<'_> {
     }
 }
 
-fn open_with_all_permissions(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+/// Opens the directory `name` in `parent`, whatever its mode; the owner may then do anything in it.
+pub(crate) fn open_with_all_permissions(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(parent, name, flags | OFlags::RDONLY, Mode::empty()) {
         Ok(directory) => {

@@ -57,6 +57,12 @@ class KeptBuilds:
         return self._kept(package, self._nix_build(package, kept, options=SINGLE_USER))[0]
 
     @functools.cache
+    def by_root_under(self, package, setting, value):
+        """The same under another setting."""
+        kept = self.session.make_directory(f"kept/{setting}/{package}")
+        return self._kept(package, self._nix_build(package, kept, options=[*SINGLE_USER, "--option", setting, value]))[0]
+
+    @functools.cache
     def by_user(self, package):
         """Kept by a single-user Nix of the unprivileged user, who has a store of his own."""
         # The paths have to be in the machine's store too, where our program looks for the build's shell.
