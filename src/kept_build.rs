@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
-use rustix::fs::{CWD, Dir, OFlags, stat, statat};
+use rustix::fs::{CWD, Dir, OFlags, fstat, stat, statat};
 use rustix::io::Errno;
 
 use crate::env_vars::EnvVars;
