@@ -13,6 +13,8 @@ use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, Signal};
 
+use crate::plan::Namespaces;
+
 /// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
@@ -311,6 +313,35 @@ pub fn set_interface_flags(socket: BorrowedFd<'_>, name: &CStr, flags: u16) -> R
             [socket.as_fd().as_raw_fd() as usize, SIOCSIFFLAGS as usize, &raw const request as usize, 0, 0, 0],
         )
     }?;
+    Ok(())
+}
+
+/// The network namespace that `socket` is in, as a descriptor for [`setns(2)`]: `SIOCGSKNS`.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN` over that namespace.
+///
+/// [`setns(2)`]: https://man7.org/linux/man-pages/man2/setns.2.html
+pub fn network_namespace_of(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // linux-raw-sys does not have it; asm-generic/sockios.h does, for every architecture.
+    const SIOCGSKNS: usize = 0x894c;
+    // SAFETY: SIOCGSKNS takes no pointer.
+    let descriptor =
+        unsafe { syscall(general::__NR_ioctl, [socket.as_fd().as_raw_fd() as usize, SIOCGSKNS, 0, 0, 0, 0]) }?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// Leaves the namespaces of these kinds (`CLONE_NEW*`) for new ones: [`unshare(2)`].
+///
+/// # Errors
+/// As of [`clone(2)`].
+///
+/// [`unshare(2)`]: https://man7.org/linux/man-pages/man2/unshare.2.html
+/// [`clone(2)`]: https://man7.org/linux/man-pages/man2/clone.2.html
+pub fn unshare(namespaces: Namespaces) -> Result<()> {
+    // SAFETY: no pointer is given, and no flag but those of namespaces: nothing that Rust relies on is unshared.
+    unsafe { syscall(general::__NR_unshare, [namespaces.bits() as usize, 0, 0, 0, 0, 0]) }?;
     Ok(())
 }
 

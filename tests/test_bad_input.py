@@ -497,7 +497,7 @@ def test_a_dry_run_prints_the_plan_a_step_a_line(caller):
         "private",
         "/nix ",
         "/build",
-        "lo up",
+        "lo is up",
         "localhost",
         "(none)",
         "/etc/passwd",

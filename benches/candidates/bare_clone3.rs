@@ -22,7 +22,7 @@ pub fn candidate(noop: &Path) -> Result<impl FnMut() -> Result<()> + use<>> {
     let path = CString::new(noop.as_os_str().as_bytes())?;
     Ok(move || {
         // SAFETY: `execute` makes two system calls and nothing else.
-        let child = unsafe { clone3::spawn_in(Namespaces::all(), None, execute, path.as_ptr() as *mut c_void) }
+        let child = unsafe { clone3::spawn_in(Namespaces::all(), execute, path.as_ptr() as *mut c_void) }
             .context("the kernel refuses new namespaces")?;
         let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
         let code = status.and_then(|status| status.exit_status());

@@ -12,8 +12,8 @@ use super::say::{printable, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
-use crate::plan::{BUILD, Plan};
-use crate::sandbox;
+use crate::plan::{BUILD, IdMaps, Plan};
+use crate::sandbox::Groundwork;
 use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
 
@@ -44,22 +44,24 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
+    // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
+    let groundwork = (!options.dry_run).then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
     let settings = Settings::in_force();
     let build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
     let scratch_parent = Scratch::default_parent();
-    if options.dry_run {
+    let Some(groundwork) = groundwork else {
         let directories = Scratch::example_directories(&scratch_parent);
         let plan = Plan::new(&build, &settings, &caller, &directories, &options.command)?;
         print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
-    }
+    };
     let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
     options.sandbox.tell(&build, &copied, &plan);
     let terminal = Terminal::note();
-    let mut sandbox = sandbox::start(&plan)?;
+    let mut sandbox = groundwork.and_then(|groundwork| groundwork.build(&plan))?;
     let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
     tell_usage(&sandbox);

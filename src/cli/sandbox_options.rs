@@ -8,7 +8,7 @@ use super::say::{say, say_error};
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
-use crate::plan::Plan;
+use crate::plan::{Namespaces, Plan};
 use crate::sandbox::Sandbox;
 use crate::scratch::{CopySummary, Unreadable};
 
@@ -57,6 +57,11 @@ pub struct SandboxOptions {
 }
 
 impl SandboxOptions {
+    /// The namespaces that a build most likely has: only a fixed-output derivation shares the host's network.
+    pub fn namespaces(&self) -> Namespaces {
+        if self.network { Namespaces::with_hosts_network() } else { Namespaces::all() }
+    }
+
     /// What to do with a file that the caller may not read. Where the build belongs to a build user there are always some.
     pub fn unreadable(&self, build: &FailedBuild) -> Unreadable {
         if self.ignore_unreadable || build.is_closed_to_caller() { Unreadable::LeaveOut } else { Unreadable::Fail }

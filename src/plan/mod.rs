@@ -74,6 +74,18 @@ impl Namespaces {
         Self(Self::all().0 & !general::CLONE_NEWNET)
     }
 
+    /// The one that owns all the others.
+    pub const USER: Self = Self(general::CLONE_NEWUSER);
+    /// The one that takes the kernel longest.
+    pub const NETWORK: Self = Self(general::CLONE_NEWNET);
+    /// Those whose content is settled when the sandbox's first process is created: it, the mounts, and the cgroup that is the root.
+    pub const OF_PROCESS: Self = Self(general::CLONE_NEWPID | general::CLONE_NEWNS | general::CLONE_NEWCGROUP);
+
+    /// Those of `self` that are not in `others`.
+    pub const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
     /// Whether a network of its own is among them.
     pub fn isolate_network(self) -> bool {
         self.0 & general::CLONE_NEWNET != 0
@@ -105,6 +117,25 @@ impl fmt::Display for IdMap {
     /// [`user_namespaces(7)`]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} 1", self.inside, self.outside)
+    }
+}
+
+/// The ids of a sandbox: one user and one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    /// The one user id.
+    pub uid: IdMap,
+    /// The one group id.
+    pub gid: IdMap,
+}
+
+impl IdMaps {
+    /// The builder's, for `caller`.
+    pub fn of(caller: &Caller) -> Self {
+        Self {
+            uid: IdMap { inside: SANDBOX_UID, outside: caller.uid.as_raw() },
+            gid: IdMap { inside: SANDBOX_GID, outside: caller.gid.as_raw() },
+        }
     }
 }
 
@@ -157,10 +188,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// The cgroup that it is created in.
     pub cgroup: OwnCgroup,
-    /// The one user id.
-    pub uid_map: IdMap,
-    /// The one group id.
-    pub gid_map: IdMap,
+    /// The one user id and the one group id.
+    pub id_maps: IdMaps,
     /// What the child does, in this order.
     pub steps: Vec<Step>,
     /// What it executes then.
@@ -188,24 +217,25 @@ impl Plan {
         command: &[impl AsRef<OsStr>],
     ) -> Result<Self> {
         // What needs no id comes first: it is done while the parent writes the id maps.
-        let mut steps = vec![Step::DieWithParent];
-        if !build.has_network {
-            steps.push(Step::HandOverNetwork);
-        }
-        steps.extend([
+        let mut steps = vec![
+            Step::DieWithParent,
             Step::ResetSignals,
             Step::LeaveSessionKeyring,
             Step::SetHostName(c"localhost".into()),
             Step::SetDomainName(c"(none)".into()),
             Step::MakeMountsPrivate,
             Step::AwaitIdMaps,
-        ]);
+        ];
         if caller.must_change_ids() {
             steps.push(Step::BecomeBuilder);
             // The kernel forgets the death signal when ids change.
             steps.push(Step::DieWithParent);
         }
         filesystem::add_steps(&mut steps, build, settings, caller, directories)?;
+        if !build.has_network {
+            // As late as it can be: before the capability for it goes.
+            steps.push(Step::JoinNetwork);
+        }
         let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
         steps.extend([
             Step::SetUmask(0o022),
@@ -229,16 +259,12 @@ impl Plan {
             Step::CloseDescriptors,
             Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
         ]);
-        if !build.has_network {
-            steps.push(Step::AwaitNetwork);
-        }
         // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
         steps.push(Step::DieWithParent);
         Ok(Self {
             namespaces: if build.has_network { Namespaces::with_hosts_network() } else { Namespaces::all() },
             cgroup: OwnCgroup::of(settings),
-            uid_map: IdMap { inside: SANDBOX_UID, outside: caller.uid.as_raw() },
-            gid_map: IdMap { inside: SANDBOX_GID, outside: caller.gid.as_raw() },
+            id_maps: IdMaps::of(caller),
             steps,
             command: Command::in_build_shell(build, command)?,
         })
@@ -282,7 +308,7 @@ impl fmt::Display for Plan {
                 writeln!(f, "create a process in new namespaces: {namespaces}")?;
             }
         }
-        let (uid, gid) = (self.uid_map, self.gid_map);
+        let IdMaps { uid, gid } = self.id_maps;
         writeln!(
             f,
             "map user {} to the host's {}, and group {} to {}; no other id",

@@ -30,11 +30,8 @@ pub enum Step {
     /// Become the mapped user and group, where the child was cloned as another (under sudo). An unmapped id can create no
     /// file. Capabilities stay, since id 0 is not mapped.
     BecomeBuilder,
-    /// Hand a socket of the new network namespace to the parent, which brings `lo` up meanwhile; the kernel then gives it
-    /// 127.0.0.1/8 and ::1/128 by itself.
-    HandOverNetwork,
-    /// Wait until `lo` is up.
-    AwaitNetwork,
+    /// Wait until the new network namespace is there, in which `lo` is up, and go into it.
+    JoinNetwork,
     /// Set the host name.
     SetHostName(CString),
     /// Set the NIS domain name.
@@ -123,8 +120,7 @@ impl fmt::Display for Step {
             Self::BecomeBuilder => {
                 write!(f, "become user {SANDBOX_UID} and group {SANDBOX_GID}")
             }
-            Self::HandOverNetwork => write!(f, "let the parent bring the network interface lo up"),
-            Self::AwaitNetwork => write!(f, "wait until lo is up"),
+            Self::JoinNetwork => write!(f, "go into the network namespace, in which the interface lo is up"),
             Self::SetHostName(name) => write!(f, "set the host name to {}", words(name)),
             Self::SetDomainName(name) => write!(f, "set the domain name to {}", words(name)),
             Self::MakeMountsPrivate => write!(f, "make every mount private to the sandbox"),

@@ -5,71 +5,91 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
-use std::io::IoSlice;
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicI32;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
+use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid};
 
-use super::cgroup::Cgroup;
-use super::clone3::{self, Child};
+use super::clone3;
 use super::message::{Message, Report};
-use super::{init, landlock, loopback};
-use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
+use super::{init, landlock};
+use crate::plan::{Access, Command, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
 /// Room for the few frames between `clone3` and `execve`.
 const COMMAND_STACK: usize = 16 << 10;
 
 /// Exit status of a child that could not start; the parent knows more from the report.
-const FAILED: i32 = 125;
+pub(super) const FAILED: i32 = 125;
 
-/// Creates the child that carries out `plan`, in its own cgroup if it has one, talking to the parent through its end of the channel;
-/// it also inherits the parent's.
+/// Creates the child that carries out `task`, beside the calling process, in `namespaces` and in those that the caller is in, and
+/// in `cgroup` if there is one. The kernel stores its pidfd and its number.
+///
+/// # Safety
+/// As for [`clone3::spawn_in`]: `task` must be one that [`Task::new`] has made, whose plan is still there.
 ///
 /// # Errors
 /// As of [`clone3::spawn_in`].
-pub(super) fn spawn(
-    plan: &Plan,
-    cgroup: Option<&Cgroup>,
-    channel: &OwnedFd,
-    parents_channel: &OwnedFd,
-) -> Result<Child> {
-    let mut task = Task::new(plan, channel.as_raw_fd(), parents_channel.as_raw_fd());
-    // SAFETY: `main` makes system calls on what `task` holds and nothing else. The child has its own copy of `task`, whatever
-    // becomes of this one.
-    unsafe { clone3::spawn_in(plan.namespaces, cgroup.map(Cgroup::descriptor), main, (&raw mut task).cast()) }
+pub(super) unsafe fn spawn(
+    task: *mut Task,
+    namespaces: Namespaces,
+    cgroup: Option<RawFd>,
+    pidfd: &AtomicI32,
+    number: &AtomicI32,
+) -> Result<()> {
+    // SAFETY: `main` makes system calls on its own copy of the task and nothing else; the caller answers for the task.
+    unsafe { clone3::spawn_sibling(namespaces, cgroup, pidfd, number, main, task.cast()) }
 }
 
-/// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`.
-struct Task<'a> {
-    steps: &'a [Step],
-    program: &'a CStr,
+/// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`. They must outlive it
+/// until the child has its own copy.
+pub(super) struct Task {
+    steps: *const [Step],
+    program: *const CStr,
     argv: Vec<*const u8>,
     envp: Vec<*const u8>,
-    channel: RawFd,
-    parents_channel: RawFd,
+    descriptors: Descriptors,
     stack: Vec<u8>,
 }
 
-impl<'a> Task<'a> {
-    fn new(plan: &'a Plan, channel: RawFd, parents_channel: RawFd) -> Self {
+/// What the child finds open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptors {
+    /// Leads to the parent.
+    pub channel: RawFd,
+    /// The parent's own end.
+    pub parents_channel: RawFd,
+    /// Through the first the network namespace comes; the second is the forerunner's end.
+    pub network: Option<[RawFd; 2]>,
+    /// The directory of the cgroup to start in.
+    pub cgroup: Option<RawFd>,
+}
+
+impl Task {
+    /// The task of the child that carries out `plan`.
+    pub(super) fn new(plan: &Plan, descriptors: Descriptors) -> Self {
         let Command { program, arguments, environment } = &plan.command;
         Self {
-            steps: &plan.steps,
-            program,
+            steps: plan.steps.as_slice(),
+            program: program.as_c_str(),
             argv: null_terminated(arguments),
             envp: null_terminated(environment),
-            channel,
-            parents_channel,
+            descriptors,
             stack: vec![0; COMMAND_STACK],
         }
+    }
+
+    /// The cgroup to start in.
+    pub(super) fn cgroup(&self) -> Option<RawFd> {
+        self.descriptors.cgroup
     }
 }
 
@@ -84,10 +104,14 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     let task = unsafe { &mut *argument.cast::<Task>() };
     // SAFETY: the child has no use for its copy of the parent's end, and must not keep it open: its end of file tells that the
     // parent is gone.
-    unsafe { rustix::io::close(task.parents_channel) };
+    unsafe { rustix::io::close(task.descriptors.parents_channel) };
+    if let Some([_, from_forerunner]) = task.descriptors.network {
+        // SAFETY: the same, for the forerunner's.
+        unsafe { rustix::io::close(from_forerunner) };
+    }
     let outcome = set_up(task);
     // SAFETY: the channel was opened for this process, and nobody closes it before.
-    let channel = unsafe { OwnedFd::from_raw_fd(task.channel) };
+    let channel = unsafe { OwnedFd::from_raw_fd(task.descriptors.channel) };
     match outcome {
         Ok(command) => {
             tell(&channel, Message::Started);
@@ -103,25 +127,27 @@ extern "C" fn main(argument: *mut c_void) -> ! {
 }
 
 /// If nobody hears it, nobody is there to act on it.
-fn tell(channel: &OwnedFd, message: Message) {
+pub(super) fn tell(channel: impl AsFd, message: Message) {
     let _ = send(channel, &message.to_bytes(), SendFlags::NOSIGNAL);
 }
 
-fn set_up(task: &mut Task<'_>) -> std::result::Result<Pid, Report> {
-    for (step, what) in task.steps.iter().enumerate() {
-        apply(what, task.channel).map_err(|errno| Report { step, errno })?;
+fn set_up(task: &mut Task) -> std::result::Result<Pid, Report> {
+    // SAFETY: the plan is in this process's copy of the memory that it was made in.
+    let steps = unsafe { &*task.steps };
+    for (step, what) in steps.iter().enumerate() {
+        apply(what, task).map_err(|errno| Report { step, errno })?;
     }
-    execute(task).map_err(|errno| Report { step: task.steps.len(), errno })
+    execute(task).map_err(|errno| Report { step: steps.len(), errno })
 }
 
-fn apply(step: &Step, channel: RawFd) -> Result<()> {
+fn apply(step: &Step, task: &Task) -> Result<()> {
     // SAFETY: the channel stays open until the command runs.
-    let parent = unsafe { BorrowedFd::borrow_raw(channel) };
+    let parent = unsafe { BorrowedFd::borrow_raw(task.descriptors.channel) };
     match step {
         Step::DieWithParent => die_with_parent(parent),
-        Step::AwaitIdMaps | Step::AwaitNetwork => await_parent(parent),
+        Step::AwaitIdMaps => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
-        Step::HandOverNetwork => hand_over_network(parent),
+        Step::JoinNetwork => join_network(task),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::MakeMountsPrivate => {
@@ -156,7 +182,7 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::DropCapabilities => drop_capabilities(),
-        Step::CloseDescriptors => close_descriptors(channel),
+        Step::CloseDescriptors => close_descriptors(task.descriptors.channel),
     }
 }
 
@@ -182,16 +208,33 @@ fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn hand_over_network(parent: BorrowedFd<'_>) -> Result<()> {
-    let socket = loopback::socket()?;
+/// The forerunner hands the namespace over. Without a word it has failed, which it tells the parent itself.
+fn join_network(task: &Task) -> Result<()> {
+    let Some([from_forerunner, _]) = task.descriptors.network else {
+        return Err(Errno::BADF);
+    };
+    // SAFETY: the socket stays open until the command runs.
+    let socket = unsafe { BorrowedFd::borrow_raw(from_forerunner) };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let sockets = [socket.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&sockets));
-    let message = Message::Network.to_bytes();
-    let sent = sendmsg(parent, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
-    sys::close(socket);
-    sent.map(|_| ())
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) if received.bytes == 0 => sys::exit(FAILED),
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let namespace = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut namespaces) => namespaces.next(),
+        _ => None,
+    });
+    let Some(namespace) = namespace else {
+        return Err(Errno::BADMSG);
+    };
+    let joined = thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+    sys::close(namespace);
+    joined
 }
 
 fn become_builder() -> Result<()> {
@@ -279,9 +322,10 @@ struct Execution<'a> {
 }
 
 /// Executes the command in a new process, which shares this one's memory until then.
-fn execute(task: &mut Task<'_>) -> Result<Pid> {
-    let mut execution =
-        Execution { program: task.program, argv: task.argv.as_ptr(), envp: task.envp.as_ptr(), failure: None };
+fn execute(task: &mut Task) -> Result<Pid> {
+    // SAFETY: as for the steps.
+    let program = unsafe { &*task.program };
+    let mut execution = Execution { program, argv: task.argv.as_ptr(), envp: task.envp.as_ptr(), failure: None };
     let argument = (&raw mut execution).cast();
     // SAFETY: `become_command` makes system calls only. `execution` outlives it, since this thread waits until it has
     // executed the command or ended.

@@ -6,11 +6,12 @@
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
 
 use std::ffi::c_void;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicI32;
 
 use linux_raw_sys::general::{self, clone_args};
-use rustix::io::Result;
-use rustix::process::{Pid, Signal};
+use rustix::io::{Result, retry_on_intr};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::plan::Namespaces;
 use crate::sys::to_result;
@@ -24,8 +25,26 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back. It starts in the
-/// cgroup v2 whose directory `cgroup` is, or in ours; a new cgroup namespace has it for its root.
+impl Child {
+    /// Waits for its end, and reaps it: [`waitid(2)`].
+    ///
+    /// # Errors
+    /// `ECHILD` if it has been reaped before.
+    ///
+    /// [`waitid(2)`]: https://man7.org/linux/man-pages/man2/waitid.2.html
+    pub fn wait(&self) -> Result<()> {
+        let pidfd = WaitId::PidFd(self.pidfd.as_fd());
+        retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).map(|_| ())
+    }
+
+    /// Kills it, waits for its end, and reaps it. Errors would only say that there is nothing to do any more.
+    pub fn end(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = self.wait();
+    }
+}
+
+/// Creates a child in new namespaces, on a copy of this process's memory, that runs `main` and never comes back.
 ///
 /// # Safety
 /// Of all threads of this process only the calling one exists in the child: `main` may not allocate, take a lock or call
@@ -33,18 +52,16 @@ pub struct Child {
 ///
 /// # Errors
 /// `EPERM` and `ENOSPC` where the machine refuses namespaces, `ENOSYS` before Linux 5.3 and in some containers, `EAGAIN` at
-/// the limit of processes. With a cgroup also `EACCES` where the caller may not move a process into it, and `EINVAL` before Linux 5.7.
+/// the limit of processes.
 pub unsafe fn spawn_in(
     namespaces: Namespaces,
-    cgroup: Option<BorrowedFd<'_>>,
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<Child> {
     let mut pidfd = -1i32;
     let arguments = clone_args {
-        flags: namespaces.bits() | u64::from(general::CLONE_PIDFD) | cgroup.map_or(0, |_| general::CLONE_INTO_CGROUP),
+        flags: namespaces.bits() | u64::from(general::CLONE_PIDFD),
         pidfd: &raw mut pidfd as u64,
-        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..no_arguments()
     };
     // SAFETY: without CLONE_VM the child has its own copy of the stack, so the same stack pointer serves both; the caller
@@ -53,6 +70,69 @@ pub unsafe fn spawn_in(
     // SAFETY: the kernel stored a new descriptor there, for us alone.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })
+}
+
+/// Creates a child in new namespaces that shares this process's memory and descriptors and runs `main` on `stack`, at the same time
+/// as this thread goes on.
+///
+/// # Safety
+/// `main` may make system calls only: it has this thread's thread-local storage. The stack and what `argument` points to must
+/// stay until the child has been reaped, and whatever both use must be made for two threads.
+///
+/// # Errors
+/// As of [`spawn_in`].
+pub(super) unsafe fn spawn_beside(
+    namespaces: Namespaces,
+    stack: &mut [u8],
+    main: extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> Result<Child> {
+    let mut pidfd = -1i32;
+    let (stack, stack_size) = aligned(stack);
+    let arguments = clone_args {
+        flags: namespaces.bits() | u64::from(general::CLONE_VM | general::CLONE_FILES | general::CLONE_PIDFD),
+        pidfd: &raw mut pidfd as u64,
+        stack,
+        stack_size,
+        ..no_arguments()
+    };
+    // SAFETY: the stack is the child's alone, and aligned; the caller answers for the rest.
+    let pid = unsafe { clone3(&arguments, main, argument) }?;
+    // SAFETY: the kernel stored a new descriptor there, for us alone.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
+}
+
+/// Creates a child of this process's parent in new namespaces, on a copy of this process's memory. It starts in the cgroup v2 whose
+/// directory `cgroup` is, or in ours; a new cgroup namespace has it for its root. Before it runs the kernel stores
+/// its pidfd, a descriptor of this process, and then its number, even if this process is killed at that moment.
+///
+/// # Safety
+/// As for [`spawn_in`].
+///
+/// # Errors
+/// As of [`spawn_in`]. With a cgroup also `EACCES` where the caller may not move a process into it, and `EINVAL` before Linux 5.7.
+pub(super) unsafe fn spawn_sibling(
+    namespaces: Namespaces,
+    cgroup: Option<RawFd>,
+    pidfd: &AtomicI32,
+    number: &AtomicI32,
+    main: extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> Result<()> {
+    let flags = general::CLONE_PARENT | general::CLONE_PIDFD | general::CLONE_PARENT_SETTID;
+    let arguments = clone_args {
+        flags: namespaces.bits() | u64::from(flags) | cgroup.map_or(0, |_| general::CLONE_INTO_CGROUP),
+        cgroup: cgroup.map_or(0, |cgroup| cgroup as u64),
+        pidfd: pidfd.as_ptr() as u64,
+        parent_tid: number.as_ptr() as u64,
+        // It is that of this process, and may not be given again.
+        exit_signal: 0,
+        ..no_arguments()
+    };
+    // SAFETY: without CLONE_VM the child has its own copy of the stack, so the same stack pointer serves both; the caller
+    // answers for `main`.
+    unsafe { clone3(&arguments, main, argument) }.map(|_| ())
 }
 
 /// Creates a child that shares this process's memory and runs `main` on `stack`, while this thread stands still until the
@@ -70,18 +150,19 @@ pub(super) unsafe fn spawn_sharing_memory(
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<Pid> {
-    // The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
-    let base = stack.as_mut_ptr() as usize;
-    let aligned = (base + 15) & !15;
-    let size = (stack.len() - (aligned - base)) & !15;
-    let arguments = clone_args {
-        flags: u64::from(general::CLONE_VM | general::CLONE_VFORK),
-        stack: aligned as u64,
-        stack_size: size as u64,
-        ..no_arguments()
-    };
+    let (stack, stack_size) = aligned(stack);
+    let arguments =
+        clone_args { flags: u64::from(general::CLONE_VM | general::CLONE_VFORK), stack, stack_size, ..no_arguments() };
     // SAFETY: the stack is ours, aligned, and not used by anyone while this thread waits; the caller answers for `main`.
     unsafe { clone3(&arguments, main, argument) }
+}
+
+/// Start and size of a stack. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
+fn aligned(stack: &mut [u8]) -> (u64, u64) {
+    let base = stack.as_mut_ptr() as usize;
+    let start = (base + 15) & !15;
+    let size = (stack.len() - (start - base)) & !15;
+    (start as u64, size as u64)
 }
 
 fn no_arguments() -> clone_args {

@@ -6,19 +6,19 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use rustix::process::Pid;
 
-use crate::plan::Plan;
+use crate::plan::IdMaps;
 
-/// Maps the one user and the one group of `plan` in the user namespace of the child `pid`; see [`user_namespaces(7)`].
+/// Maps the one user and the one group in the user namespace of the process `pid`; see [`user_namespaces(7)`].
 ///
 /// # Errors
 /// The kernel's refusal, as where the caller is himself not mapped in the namespace around him.
 ///
 /// [`user_namespaces(7)`]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
-pub(super) fn write(pid: Pid, plan: &Plan) -> Result<()> {
-    write_file(pid, "uid_map", &plan.uid_map.to_string())?;
+pub(super) fn write(pid: Pid, maps: &IdMaps) -> Result<()> {
+    write_file(pid, "uid_map", &maps.uid.to_string())?;
     // Without root's rights the kernel takes a group map only from whom has given up setgroups(2).
     write_file(pid, "setgroups", "deny")?;
-    write_file(pid, "gid_map", &plan.gid_map.to_string())
+    write_file(pid, "gid_map", &maps.gid.to_string())
 }
 
 fn write_file(pid: Pid, name: &str, content: &str) -> Result<()> {

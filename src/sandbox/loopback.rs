@@ -1,7 +1,4 @@
-//! Brings the loopback interface of the sandbox's network namespace up, without netlink.
-//!
-//! It takes the kernel as long as a third of all the mounts, so it is done by the parent, on the other core, while the child mounts:
-//! the child opens a socket in its network namespace and hands it over. Who made a user namespace has every capability in it.
+//! The loopback interface of the sandbox's network namespace, brought up without netlink.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,13 +8,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::sys;
 
-/// A socket that leads to the network namespace of this process. Makes a system call only.
-pub(super) fn socket() -> Result<OwnedFd> {
-    socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-}
-
-/// Brings `lo` up in the network namespace of `socket`; the kernel then gives it 127.0.0.1/8 and ::1/128 by itself.
-pub(super) fn raise(socket: &OwnedFd) -> Result<()> {
+/// Brings `lo` up in the network namespace of this process; the kernel then gives it 127.0.0.1/8 and ::1/128 by itself. Returns a
+/// descriptor of the namespace. Makes system calls only.
+pub(super) fn raise() -> Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let flags = IFF_UP as u16 | IFF_LOOPBACK as u16 | IFF_RUNNING as u16;
-    sys::set_interface_flags(socket.as_fd(), c"lo", flags)
+    let namespace =
+        sys::set_interface_flags(socket.as_fd(), c"lo", flags).and_then(|()| sys::network_namespace_of(socket.as_fd()));
+    sys::close(socket);
+    namespace
 }

@@ -4,6 +4,7 @@ mod bpf;
 mod cgroup;
 mod child;
 pub mod clone3;
+mod forerunner;
 mod id_map;
 mod init;
 mod landlock;
@@ -12,24 +13,23 @@ mod message;
 mod refusal;
 pub mod seccomp;
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
-use rustix::io::{Errno, retry_on_intr};
+use anyhow::{Context, Error, Result, anyhow};
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType,
-    recvmsg, send, shutdown, socketpair,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
 };
-use rustix::process::{Gid, Signal, Uid, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::set_thread_groups;
 
 use self::cgroup::Cgroup;
 pub use self::cgroup::Usage;
+use self::child::{Descriptors, Task};
 use self::clone3::Child;
+use self::forerunner::{First, Forerunner};
 use self::message::Message;
-use crate::plan::Plan;
+use crate::plan::{IdMaps, Namespaces, Plan};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
@@ -42,74 +42,118 @@ pub struct Sandbox {
     cgroup: Option<Result<Cgroup>>,
 }
 
-/// Creates the processes that `plan` describes and returns when the command has been executed, or somebody has killed them.
+/// The namespaces of a sandbox, in the making. Dropping it ends that, and leaves nothing.
+pub struct Groundwork {
+    namespaces: Namespaces,
+    id_maps: IdMaps,
+    forerunner: Forerunner,
+    channel: OwnedFd,
+    childs_channel: OwnedFd,
+    maps: Result<()>,
+}
+
+impl Groundwork {
+    /// Begins to make `namespaces`, on another core where there is one, while this process goes on to find out what the sandbox is to
+    /// look like.
+    ///
+    /// # Errors
+    /// Where the kernel refuses a user namespace: one sentence, with the remedy.
+    pub fn begin(namespaces: Namespaces, id_maps: IdMaps) -> Result<Self> {
+        let mut groundwork = Self::start(namespaces, id_maps, First::Namespaces)?;
+        groundwork.map_ids();
+        Ok(groundwork)
+    }
+
+    fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
+        drop_supplementary_groups()?;
+        let (channel, childs_channel) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .context("cannot make a socket to talk to the sandbox")?;
+        let forerunner = Forerunner::start(namespaces, first, &childs_channel)?;
+        Ok(Self { namespaces, id_maps, forerunner, channel, childs_channel, maps: Ok(()) })
+    }
+
+    /// Without its maps the child is nobody and may do nothing: the byte says that they are there.
+    fn map_ids(&mut self) {
+        self.maps = id_map::write(self.forerunner.pid(), &self.id_maps).and_then(|()| {
+            match send(&self.channel, &[0], SendFlags::NOSIGNAL) {
+                // A child that has failed already does not listen, but it has told.
+                Ok(_) | Err(Errno::PIPE) => Ok(()),
+                Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+            }
+        });
+    }
+
+    /// Creates the processes that `plan` describes on this ground, and returns when the command has been executed, or somebody has
+    /// killed them. Ground that was made for other namespaces is given up for new.
+    ///
+    /// # Errors
+    /// One sentence that names the step, the kernel's answer, the likely cause and the remedy. Nothing is left then.
+    pub fn build(mut self, plan: &Plan) -> Result<Sandbox> {
+        if (self.namespaces, self.id_maps) != (plan.namespaces, plan.id_maps) {
+            drop(self);
+            return start(plan);
+        }
+        let cgroup = self.publish(plan);
+        self.finish(plan, cgroup)
+    }
+
+    /// Gives the forerunner the plan, and the cgroup that the plan wants.
+    fn publish(&mut self, plan: &Plan) -> Option<Result<Cgroup>> {
+        let (user, group) = (Uid::from_raw(self.id_maps.uid.outside), Gid::from_raw(self.id_maps.gid.outside));
+        let cgroup = plan.cgroup.parent().map(|parent| Cgroup::create_in(parent, user, group));
+        let descriptors = Descriptors {
+            channel: self.childs_channel.as_raw_fd(),
+            parents_channel: self.channel.as_raw_fd(),
+            network: self.forerunner.network(),
+            cgroup: cgroup.as_ref().and_then(|cgroup| Some(cgroup.as_ref().ok()?.descriptor().as_raw_fd())),
+        };
+        self.forerunner.publish(Task::new(plan, descriptors));
+        cgroup
+    }
+
+    /// Waits until the forerunner has ended, and the command has been executed.
+    fn finish(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<Sandbox> {
+        let Self { mut forerunner, channel, childs_channel, maps, .. } = self;
+        if maps.is_err() {
+            // The end of the channel ends a child that still waits for them.
+            shutdown(&channel, Shutdown::Write).context("cannot talk to the sandbox")?;
+        }
+        let child = forerunner.reap();
+        // The child's copy is the only one now: with it the channel ends.
+        drop(childs_channel);
+        let Some(init) = child else {
+            return Err(hear(&channel)?
+                .and_then(|message| refusal::of_start(plan, message))
+                .unwrap_or_else(|| anyhow!("the process that makes the sandbox's namespaces was killed")));
+        };
+        // A sandbox is worth more than its figures, and the build sees no difference.
+        let cgroup = match forerunner.refused_cgroup() {
+            Some(errno) => Some(Err(Error::new(errno).context("cannot start the sandbox in a cgroup of its own"))),
+            None => cgroup,
+        };
+        // From here on dropping the sandbox ends the child.
+        let sandbox = Sandbox { init, channel, reaped: false, cgroup };
+        match hear(&sandbox.channel)?.and_then(|message| refusal::of_start(plan, message)) {
+            // What the processes have to tell explains more than what could not be done for them.
+            Some(error) => Err(error),
+            // Without a word the child was killed, perhaps with the command: `wait` tells.
+            None => maps.map(|()| sandbox),
+        }
+    }
+}
+
+/// Creates the processes that `plan` describes, where there is nothing to be done meanwhile, and returns when the command has been
+/// executed, or somebody has killed them.
 ///
 /// # Errors
-/// One sentence that names the step, the kernel's answer, the likely cause and the remedy. Nothing is left then.
+/// As of [`Groundwork::begin`] and [`Groundwork::build`].
 pub fn start(plan: &Plan) -> Result<Sandbox> {
-    drop_supplementary_groups()?;
-    let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .context("cannot make a socket to talk to the sandbox")?;
-    let (init, cgroup) = spawn(plan, &childs, &ours)?;
-    // From here on dropping the sandbox ends the child.
-    let sandbox = Sandbox { init, channel: ours, reaped: false, cgroup };
-    drop(childs);
-    let served = serve(&sandbox, plan);
-    if served.is_err() {
-        // The end of the channel ends a child that still waits.
-        shutdown(&sandbox.channel, Shutdown::Write).context("cannot talk to the sandbox")?;
-    }
-    loop {
-        // What the child has to tell explains more than what the parent could not do for it.
-        match hear(&sandbox.channel)? {
-            Some((Message::Failed(report), _)) => return Err(refusal::of_step(plan, report)),
-            Some((Message::Network, _)) => {}
-            // Without a word it was killed, perhaps with the command: `wait` tells.
-            Some(_) | None => return served.map(|()| sandbox),
-        }
-    }
-}
-
-/// Creates the child, in the cgroup that the plan wants. A sandbox is worth more than its figures, and the build sees no difference:
-/// where there can be no such cgroup, the child is created in ours.
-fn spawn(plan: &Plan, childs: &OwnedFd, ours: &OwnedFd) -> Result<(Child, Option<Result<Cgroup>>)> {
-    let without_cgroup = || child::spawn(plan, None, childs, ours).map_err(refusal::of_namespaces);
-    let Some(parent) = plan.cgroup.parent() else {
-        return Ok((without_cgroup()?, None));
-    };
-    let (user, group) = (Uid::from_raw(plan.uid_map.outside), Gid::from_raw(plan.gid_map.outside));
-    let cgroup = match Cgroup::create_in(parent, user, group) {
-        Ok(cgroup) => cgroup,
-        Err(error) => return Ok((without_cgroup()?, Some(Err(error)))),
-    };
-    match child::spawn(plan, Some(&cgroup), childs, ours) {
-        Ok(init) => Ok((init, Some(Ok(cgroup)))),
-        Err(errno) => {
-            let error = Error::new(errno).context("cannot start the sandbox in a cgroup of its own");
-            Ok((without_cgroup()?, Some(Err(error))))
-        }
-    }
-}
-
-/// The parent's part of the plan, each followed by a byte that lets the child go on.
-fn serve(sandbox: &Sandbox, plan: &Plan) -> Result<()> {
-    id_map::write(sandbox.init.pid, plan)?;
-    let go_on = || match send(&sandbox.channel, &[0], SendFlags::NOSIGNAL) {
-        // A child that has failed already does not listen, but it has told.
-        Ok(_) | Err(Errno::PIPE) => Ok(()),
-        Err(errno) => Err(errno).context("cannot talk to the sandbox"),
-    };
-    go_on()?;
-    if !plan.namespaces.isolate_network() {
-        return Ok(());
-    }
-    let socket = match hear(&sandbox.channel)? {
-        Some((Message::Network, Some(socket))) => socket,
-        Some((Message::Failed(report), _)) => return Err(refusal::of_step(plan, report)),
-        _ => bail!("the sandbox was killed before it had a network"),
-    };
-    loopback::raise(&socket).context("cannot bring the network interface lo of the sandbox up")?;
-    go_on()
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
+    // A forerunner that has ended has no user namespace any more.
+    groundwork.map_ids();
+    let cgroup = groundwork.publish(plan);
+    groundwork.finish(plan, cgroup)
 }
 
 /// The caller's other groups give no right in a build. Only root may drop them; the README says what others see.
@@ -120,21 +164,13 @@ fn drop_supplementary_groups() -> Result<()> {
     }
 }
 
-/// What the child has to tell, and the descriptor that came with it; nothing if it was killed.
-fn hear(channel: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
+/// What the child, or the forerunner, has to tell; nothing if they were killed.
+fn hear(channel: &OwnedFd) -> Result<Option<Message>> {
     let mut bytes = [0; Message::SIZE];
     loop {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(received) if received.bytes == 0 => return Ok(None),
-            Ok(_) => {
-                let descriptor = control.drain().find_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                    _ => None,
-                });
-                return Ok(Some((Message::from_bytes(bytes), descriptor)));
-            }
+        match recv(channel, &mut bytes, RecvFlags::empty()) {
+            Ok((0, _)) => return Ok(None),
+            Ok(_) => return Ok(Some(Message::from_bytes(bytes))),
             // A child that failed early leaves our byte unread, and the kernel tells us so once, before its last message.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno).context("cannot hear from the sandbox"),
@@ -167,7 +203,7 @@ impl Sandbox {
     /// # Errors
     /// The kernel's.
     pub fn wait(&mut self) -> Result<u8> {
-        if let Some((Message::Ended(status), _)) = hear(&self.channel)? {
+        if let Some(Message::Ended(status)) = hear(&self.channel)? {
             return Ok(status);
         }
         // Only SIGKILL ends the first process without a word.
@@ -187,8 +223,7 @@ impl Sandbox {
     }
 
     fn reap(&mut self) -> Result<()> {
-        let pidfd = WaitId::PidFd(self.init.pidfd.as_fd());
-        retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).context("cannot wait for the sandbox")?;
+        self.init.wait().context("cannot wait for the sandbox")?;
         self.reaped = true;
         Ok(())
     }
@@ -197,9 +232,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.reaped {
-            // Errors would only say that it has ended; there is nobody to tell.
-            let _ = pidfd_send_signal(&self.init.pidfd, Signal::KILL);
-            let _ = self.reap();
+            self.init.end();
         }
     }
 }

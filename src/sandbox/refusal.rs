@@ -7,17 +7,22 @@ use anyhow::{Error, anyhow};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::message::Report;
+use super::message::{Message, Report};
 use crate::plan::{Namespaces, Plan, Step};
 
-/// Why `clone3` could not create the namespaces.
+/// Why the namespaces could not be created.
 pub(super) fn of_namespaces(errno: Errno) -> Error {
     Machine::here().refused_namespaces(errno)
 }
 
-/// Why a step of the child failed.
-pub(super) fn of_step(plan: &Plan, report: Report) -> Error {
-    Machine::here().refused_step(plan, report)
+/// Why the sandbox that `plan` describes could not be started, if that is what the message tells.
+pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
+    match message {
+        Message::Failed(report) => Some(Machine::here().refused_step(plan, report)),
+        Message::NoNamespaces(errno) => Some(of_namespaces(errno)),
+        Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
+        Message::Started | Message::Ended(_) => None,
+    }
 }
 
 /// What the kernel tells of its settings.

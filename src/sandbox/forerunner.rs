@@ -1,0 +1,266 @@
+//! Makes the namespaces while this process still finds out what the sandbox is to look like.
+//!
+//! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
+//! forerunner, begins with it as soon as a sandbox is wanted, on another core. It shares this process's memory and descriptors, so it
+//! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, before anything of the
+//! build runs. Like the child it makes system calls and nothing else.
+
+use std::ffi::c_void;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
+use rustix::process::{Pid, Signal, getpid, getppid};
+use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+use super::child::{self, FAILED, Task};
+use super::clone3::{self, Child};
+use super::message::Message;
+use super::{loopback, refusal};
+use crate::plan::Namespaces;
+use crate::sys;
+
+/// Room for the forerunner's few frames, and, in its copy, for the child's.
+const STACK: usize = 256 << 10;
+
+/// What the forerunner does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// The namespaces: the plan takes a while yet.
+    Namespaces,
+    /// The sandbox's first process, which then mounts while the network is being made: the plan is there.
+    Sandbox,
+}
+
+/// What this process and the forerunner share.
+struct Orders {
+    parent: Option<Pid>,
+    namespaces: Namespaces,
+    first: First,
+    cores: Option<Cores>,
+    channel: RawFd,
+    network: RawFd,
+    /// One as soon as `task` holds the child's.
+    is_published: AtomicU32,
+    task: AtomicPtr<Task>,
+    /// The child's number and pidfd, from the kernel: the number last.
+    child: AtomicI32,
+    child_pidfd: AtomicI32,
+    /// Why the child is not in the cgroup that it was to start in.
+    refused_cgroup: AtomicI32,
+}
+
+/// A forerunner at work, or one that has ended. Dropping it ends it.
+pub(super) struct Forerunner {
+    process: Child,
+    is_reaped: bool,
+    // These are the forerunner's as well, until it has been reaped.
+    orders: Box<Orders>,
+    task: Option<Box<Task>>,
+    _stack: Vec<u8>,
+    network: Option<Network>,
+}
+
+/// How the network namespace gets from the forerunner to the child.
+struct Network {
+    from_forerunner: OwnedFd,
+    to_child: OwnedFd,
+}
+
+impl Forerunner {
+    /// Starts one that makes `namespaces` and tells through `channel` what it cannot do.
+    ///
+    /// # Errors
+    /// Where the kernel refuses a user namespace: the likely cause and the remedy in one sentence.
+    pub(super) fn start(namespaces: Namespaces, first: First, channel: &OwnedFd) -> Result<Self> {
+        let (from_forerunner, to_child) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .context("cannot make a socket for the sandbox's network")?;
+        let mut orders = Box::new(Orders {
+            parent: Some(getpid()),
+            namespaces,
+            first,
+            cores: Cores::here(),
+            channel: channel.as_raw_fd(),
+            network: from_forerunner.as_raw_fd(),
+            is_published: AtomicU32::new(0),
+            task: AtomicPtr::new(ptr::null_mut()),
+            child: AtomicI32::new(0),
+            child_pidfd: AtomicI32::new(-1),
+            refused_cgroup: AtomicI32::new(0),
+        });
+        let mut stack = vec![0; STACK];
+        let argument = (&raw mut *orders).cast();
+        // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
+        // the forerunner has been reaped; moving the boxes does not move them.
+        let process = unsafe { clone3::spawn_beside(Namespaces::USER, &mut stack, main, argument) }
+            .map_err(refusal::of_namespaces)?;
+        if let Some(cores) = &orders.cores {
+            // A new process begins in the queue of its parent's core, and the scheduler leaves both there, one after the other.
+            cores.leave();
+        }
+        let network = Some(Network { from_forerunner, to_child });
+        Ok(Self { process, is_reaped: false, orders, task: None, _stack: stack, network })
+    }
+
+    /// Its number: the one whose user namespace wants its id maps.
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// The descriptor through which the child gets its network namespace; and the one from which it comes.
+    pub(super) fn network(&self) -> Option<[RawFd; 2]> {
+        self.network.as_ref().map(|network| [network.to_child.as_raw_fd(), network.from_forerunner.as_raw_fd()])
+    }
+
+    /// Lets it create the child that `task` is for.
+    pub(super) fn publish(&mut self, task: Task) {
+        let task = self.task.insert(Box::new(task));
+        self.orders.task.store(&raw mut **task, Ordering::Relaxed);
+        self.orders.is_published.store(1, Ordering::Release);
+        // It fails only for what is no futex.
+        let _ = futex::wake(&self.orders.is_published, futex::Flags::PRIVATE, 1);
+    }
+
+    /// Waits for its end, and returns the child if it has created one.
+    pub(super) fn reap(&mut self) -> Option<Child> {
+        if !self.is_reaped {
+            // An error would say that it has been reaped.
+            let _ = self.process.wait();
+            self.is_reaped = true;
+        }
+        // A child that waits for a network that nobody makes any more comes to the end of the socket.
+        self.network = None;
+        let pid = Pid::from_raw(self.orders.child.swap(0, Ordering::Relaxed))?;
+        let pidfd = self.orders.child_pidfd.swap(-1, Ordering::Relaxed);
+        // SAFETY: the kernel made this descriptor in the table that we share, and both numbers are handed out once.
+        Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    }
+
+    /// Why the child could not start in the cgroup that it was to start in, and started in ours.
+    pub(super) fn refused_cgroup(&self) -> Option<Errno> {
+        let errno = self.orders.refused_cgroup.load(Ordering::Relaxed);
+        (errno != 0).then(|| Errno::from_raw_os_error(errno))
+    }
+}
+
+impl Drop for Forerunner {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.process.end();
+            self.is_reaped = true;
+        }
+        if let Some(child) = self.reap() {
+            child.end();
+        }
+    }
+}
+
+/// The cores that a process may run on.
+struct Cores {
+    allowed: CpuSet,
+}
+
+impl Cores {
+    /// Nothing where there is only one.
+    fn here() -> Option<Self> {
+        // What finds this number is looked up at the first call, which must not be the forerunner's.
+        sched_getcpu();
+        let allowed = sched_getaffinity(None).ok()?;
+        (allowed.count() > 1).then_some(Self { allowed })
+    }
+
+    /// Moves the calling process to another core, and lets it run on all of them again.
+    fn leave(&self) {
+        let mut others = self.allowed;
+        others.unset(sched_getcpu());
+        // Where it must not, all goes on as before, one after the other.
+        if sched_setaffinity(None, &others).is_ok() {
+            let _ = sched_setaffinity(None, &self.allowed);
+        }
+    }
+}
+
+/// The forerunner's first and only function; `argument` points to its [`Orders`].
+extern "C" fn main(argument: *mut c_void) -> ! {
+    // SAFETY: the parent keeps the orders until this process has been reaped, and of what it writes there all is atomic.
+    let orders = unsafe { &*argument.cast::<Orders>() };
+    let Err(message) = run(orders) else { sys::exit(0) };
+    // SAFETY: the parent keeps the channel open until this process has been reaped.
+    let channel = unsafe { BorrowedFd::borrow_raw(orders.channel) };
+    child::tell(channel, message);
+    sys::exit(FAILED)
+}
+
+fn run(orders: &Orders) -> std::result::Result<(), Message> {
+    let die_with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if die_with_parent.is_err() || getppid() != orders.parent {
+        sys::exit(FAILED);
+    }
+    let others = orders.namespaces.without(Namespaces::USER);
+    match orders.first {
+        First::Namespaces => {
+            sys::unshare(others.without(Namespaces::OF_PROCESS)).map_err(Message::NoNamespaces)?;
+            if others.isolate_network() {
+                make_network(orders)?;
+            }
+            create_child(orders, Namespaces::OF_PROCESS)
+        }
+        First::Sandbox => {
+            create_child(orders, others.without(Namespaces::NETWORK))?;
+            if others.isolate_network() {
+                if let Some(cores) = &orders.cores {
+                    // Now it is the child that begins on this core, and the parent waits.
+                    cores.leave();
+                }
+                sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
+                make_network(orders)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Brings `lo` up in the new network namespace, and hands the namespace over.
+fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
+    let namespace = loopback::raise().map_err(Message::NoLoopback)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let namespaces = [namespace.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&namespaces));
+    // SAFETY: the parent keeps the socket open until this process has been reaped.
+    let socket = unsafe { BorrowedFd::borrow_raw(orders.network) };
+    // A child that has failed already does not listen, but it has told.
+    let _ = sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL);
+    sys::close(namespace);
+    Ok(())
+}
+
+/// Creates the child as soon as the parent has published its task.
+fn create_child(orders: &Orders, namespaces: Namespaces) -> std::result::Result<(), Message> {
+    while orders.is_published.load(Ordering::Acquire) == 0 {
+        let _ = futex::wait(&orders.is_published, futex::Flags::PRIVATE, 0, None);
+    }
+    let task = orders.task.load(Ordering::Relaxed);
+    // SAFETY: the task lives until this process has been reaped, and nobody writes to it.
+    let cgroup = unsafe { &*task }.cgroup();
+    let create = |cgroup| {
+        // SAFETY: the child works on its own copy of the task.
+        unsafe { child::spawn(task, namespaces, cgroup, &orders.child_pidfd, &orders.child) }
+    };
+    match create(cgroup) {
+        Err(errno) if cgroup.is_some() => {
+            orders.refused_cgroup.store(errno.raw_os_error(), Ordering::Relaxed);
+            create(None)
+        }
+        created => created,
+    }
+    .map_err(Message::NoNamespaces)
+}
