@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{CWD, Dir, FileType, OFlags, fstat, stat, statat};
 use rustix::io::Errno;
+use serde_json::{Map, Value};
 
 use crate::env_vars::EnvVars;
 use crate::owner::Owner;
@@ -103,19 +104,21 @@ impl KeptBuild {
     }
 
     fn outputs_of_attributes(&self) -> Vec<PathBuf> {
-        let read = || -> Option<serde_json::Value> {
-            let file = open_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
-            let status = fstat(&file).ok()?;
-            let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
-            let size = u64::try_from(status.st_size).unwrap_or(u64::MAX);
-            (is_file && size <= ATTRIBUTES_LIMIT).then_some(())?;
-            let mut text = Vec::new();
-            File::from(file).take(ATTRIBUTES_LIMIT).read_to_end(&mut text).ok()?;
-            serde_json::from_slice(&text).ok()
-        };
-        let attributes = read().unwrap_or_default();
-        let outputs = attributes["outputs"].as_object().into_iter().flat_map(serde_json::Map::values);
+        let attributes = self.structured_attributes().unwrap_or_default();
+        let outputs = attributes.get("outputs").and_then(Value::as_object).into_iter().flat_map(Map::values);
         outputs.filter_map(|path| path.as_str().map(PathBuf::from)).collect()
+    }
+
+    /// The structured attributes as the build had them: `.attrs.json`, if there is such a file and the caller may read it.
+    pub fn structured_attributes(&self) -> Option<Map<String, Value>> {
+        let file = open_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
+        let status = fstat(&file).ok()?;
+        let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+        let size = u64::try_from(status.st_size).unwrap_or(u64::MAX);
+        (is_file && size <= ATTRIBUTES_LIMIT).then_some(())?;
+        let mut text = Vec::new();
+        File::from(file).take(ATTRIBUTES_LIMIT).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// The name of the derivation in the directory's: `nix-build-NAME.drv-N`, as Nix before 2.30 has it.

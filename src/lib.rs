@@ -4,14 +4,17 @@
 //! a writable copy, [`plan`] holds the whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
 //! is the same story in the program's own words.
 
+pub mod build_progress;
 pub mod build_shell;
 pub mod caller;
 pub mod cli;
 pub mod env_vars;
 pub mod failed_build;
+pub mod failed_log;
 pub mod kept_build;
 pub mod nix;
 mod owner;
+pub mod phases;
 pub mod plan;
 mod quiet_open;
 pub mod sandbox;

@@ -2,12 +2,14 @@
 
 mod aterm;
 mod base32;
+pub mod build_log;
 pub mod builder_environment;
 mod configuration_files;
 pub mod derivation;
 #[cfg(test)]
 mod fake_nix;
 mod file_identity;
+mod log_text;
 mod nix_program;
 mod nix_store_command;
 mod output_paths;
@@ -23,6 +25,7 @@ mod structured_attributes;
 mod surroundings;
 pub mod tmpfs_size;
 
+pub use self::build_log::BuildLog;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;

@@ -19,13 +19,14 @@ pub struct Store {
     directory: PathBuf,
     physical_directory: PathBuf,
     state_directory: PathBuf,
+    log_directory: PathBuf,
     /// What to give nix-store's `--store`; nothing for the store that it uses by itself.
     url: Option<OsString>,
 }
 
 impl Store {
-    /// The store that Nix's own commands would use: `NIX_REMOTE` with its `root`, `real`, `store` and `state` as in
-    /// [local stores], `NIX_STORE_DIR`, `NIX_STATE_DIR`, and else `/nix/store`.
+    /// The store that Nix's own commands would use: `NIX_REMOTE` with its `root`, `real`, `store`, `state` and `log` as in
+    /// [local stores], `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR`, and else `/nix/store`.
     ///
     /// A `NIX_REMOTE` on another machine is passed over: what was built there was not kept here.
     ///
@@ -48,6 +49,7 @@ impl Store {
             directory: DEFAULT_DIRECTORY.into(),
             physical_directory: root.join("nix/store"),
             state_directory: root.join("nix/var/nix"),
+            log_directory: root.join(LOGS_BELOW_ROOT),
             url: Some(root.into()),
         })
     }
@@ -62,9 +64,15 @@ impl Store {
         &self.physical_directory
     }
 
-    /// Where Nix keeps the database, the logs and the roots of the garbage collector, as this machine has it.
+    /// Where Nix keeps the database and the roots of the garbage collector, as this machine has it.
     pub fn state_directory(&self) -> &Path {
         &self.state_directory
+    }
+
+    /// Where Nix keeps the logs of builds, as this machine has it: `NIX_LOG_DIR`, or `/nix/var/log/nix`; for a store below a root of its
+    /// own, there.
+    pub fn log_directory(&self) -> &Path {
+        &self.log_directory
     }
 
     /// Where a file in the store is on this machine. Any other path stays as it is.
@@ -125,15 +133,16 @@ impl Store {
         let is_default = directory.is_none() && state.is_none();
         let directory = directory.unwrap_or(DEFAULT_DIRECTORY.into());
         let state = state.unwrap_or("/nix/var/nix".into());
+        let logs = directory_in("NIX_LOG_DIR")?.unwrap_or(Path::new("/").join(LOGS_BELOW_ROOT));
         let Some(remote) = set("NIX_REMOTE") else {
             let home_store = is_default.then(|| store_in_home(&state, &set)).flatten();
-            return home_store.map_or_else(|| Ok(Self::at(directory, state)), |root| Self::in_root(&root));
+            return home_store.map_or_else(|| Ok(Self::at(directory, state, logs)), |root| Self::in_root(&root));
         };
-        Self::from_remote(&remote, Self::at(directory, state))
+        Self::from_remote(&remote, Self::at(directory, state, logs))
     }
 
-    fn at(directory: PathBuf, state_directory: PathBuf) -> Self {
-        Self { physical_directory: directory.clone(), directory, state_directory, url: None }
+    fn at(directory: PathBuf, state_directory: PathBuf, log_directory: PathBuf) -> Self {
+        Self { physical_directory: directory.clone(), directory, state_directory, log_directory, url: None }
     }
 
     /// The store that `NIX_REMOTE` names, where `default` is the one that it would be without.
@@ -154,7 +163,7 @@ impl Store {
             _ if base.contains(&b'/') => Some(path_of(base.to_owned())?),
             _ => bail!("NIX_REMOTE is {remote:?}, which names no store"),
         };
-        let (mut real, mut store, mut state) = (None, None, None);
+        let (mut real, mut store, mut state, mut log) = (None, None, None, None);
         for parameter in query.split(|byte| *byte == b'&') {
             let Some(equals) = parameter.iter().position(|byte| *byte == b'=') else { continue };
             let wanted = match &parameter[..equals] {
@@ -162,6 +171,7 @@ impl Store {
                 b"real" => &mut real,
                 b"store" => &mut store,
                 b"state" => &mut state,
+                b"log" => &mut log,
                 _ => continue,
             };
             let value: Vec<u8> = percent_decode(&parameter[equals + 1..]).collect();
@@ -170,13 +180,14 @@ impl Store {
             }
         }
         let directory = store.unwrap_or(default.directory);
-        let (physical_directory, state_directory) = match root {
-            Some(root) => (root.join("nix/store"), root.join("nix/var/nix")),
-            None => (directory.clone(), default.state_directory),
+        let (physical_directory, state_directory, log_directory) = match root {
+            Some(root) => (root.join("nix/store"), root.join("nix/var/nix"), root.join(LOGS_BELOW_ROOT)),
+            None => (directory.clone(), default.state_directory, default.log_directory),
         };
         Ok(Self {
             physical_directory: real.unwrap_or(physical_directory),
             state_directory: state.unwrap_or(state_directory),
+            log_directory: log.unwrap_or(log_directory),
             directory,
             url: Some(remote.to_owned()),
         })
@@ -184,6 +195,8 @@ impl Store {
 }
 
 const DEFAULT_DIRECTORY: &str = "/nix/store";
+/// Where Nix keeps the logs below the root of a store, which is `/` for most.
+const LOGS_BELOW_ROOT: &str = "nix/var/log/nix";
 
 /// Where Nix is not installed at all, it keeps a store of its own in an ordinary user's home directory, since 2.10.
 fn store_in_home(state: &Path, set: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -397,6 +397,22 @@ fn the_environment_says_where_the_store_is() {
 }
 
 #[test]
+fn logs_are_below_the_root_or_where_the_environment_says() {
+    for (variables, expected) in [
+        (&[][..], "/nix/var/log/nix"),
+        (&[("NIX_STATE_DIR", "/v")], "/nix/var/log/nix"),
+        (&[("NIX_LOG_DIR", "/l/./x")], "/l/x"),
+        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "daemon")], "/l"),
+        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "/r")], "/r/nix/var/log/nix"),
+        (&[("NIX_REMOTE", "/r?log=/m")], "/m"),
+    ] {
+        assert_eq!(from(variables).expect("a store").log_directory(), Path::new(expected), "{variables:?}");
+    }
+    let chroot = Store::in_root(Path::new("/r")).expect("a store");
+    assert_eq!(chroot.log_directory(), Path::new("/r/nix/var/log/nix"));
+}
+
+#[test]
 fn a_file_in_the_store_is_where_the_store_is() {
     let store = Store::in_root(Path::new("/r/../r2")).expect("a store");
     assert_eq!(
