@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{Access, AtFlags, CWD, accessat, fstat};
 use serde_json::Map;
 
+use crate::additions::Additions;
 use crate::build_shell::BuildShell;
 use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::nix::builder_environment::{BuildFile, BuilderEnvironment, BuilderSettings};
@@ -150,6 +151,8 @@ pub struct FailedBuild {
     pub kind: Kind,
     /// Whether it has the host's network: fixed-output derivations do.
     pub has_network: bool,
+    /// Store paths that the sandbox has besides.
+    pub additions: Additions,
     /// Host paths in the sandbox, one a target, in the order of the targets.
     pub host_paths: Vec<HostPath>,
     /// What the user should know about how all this was found out: a line each.
@@ -242,6 +245,7 @@ impl FailedBuild {
             environment,
             kind,
             has_network,
+            additions: Additions::default(),
             host_paths,
             notes,
         })

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::interactive::{Interactive, is_at_terminal};
 use super::sandbox_options::SandboxOptions;
 use super::say::{printable, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::failed_log::FailedLog;
 use crate::nix::Settings;
 use crate::plan::{BUILD, Plan};
 use crate::sandbox;
@@ -45,23 +47,43 @@ pub fn run(options: &Options) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
     let settings = Settings::in_force();
-    let build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    build.add_programs(&options.sandbox.with)?;
+    let interactive = if options.command.is_empty() && is_at_terminal() {
+        // A log that cannot be read tells nothing; the session is there without.
+        let log = FailedLog::of(&build).ok().flatten();
+        let failed_phase = log.and_then(|log| log.failed_phase().map(String::from));
+        Some(Interactive::prepare(&mut build, &options.sandbox, &caller, failed_phase)?)
+    } else {
+        options.sandbox.refuse_shell()?;
+        None
+    };
+    let plan_in = |directories| match &interactive {
+        Some(interactive) => Plan::for_session(&build, &settings, &caller, directories, &interactive.session),
+        None => Plan::new(&build, &settings, &caller, directories, &options.command),
+    };
     let scratch_parent = Scratch::default_parent();
     if options.dry_run {
         let directories = Scratch::example_directories(&scratch_parent);
-        let plan = Plan::new(&build, &settings, &caller, &directories, &options.command)?;
+        let plan = plan_in(&directories)?;
         print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
     let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
+    if let Some(interactive) = &interactive {
+        interactive.fill(&scratch, &caller)?;
+    }
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
+    let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
     let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
+    if let Some(interactive) = &interactive {
+        interactive.keep_history(&scratch, &caller);
+    }
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)

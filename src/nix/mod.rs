@@ -9,6 +9,7 @@ pub mod derivation;
 #[cfg(test)]
 mod fake_nix;
 mod file_identity;
+pub mod installable;
 mod log_text;
 mod nix_program;
 mod nix_store_command;
@@ -29,4 +30,5 @@ pub use self::build_log::BuildLog;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;
+pub use self::surroundings::usual_program_directories;
 pub use self::tmpfs_size::TmpfsSize;

@@ -83,6 +83,11 @@ impl Store {
         }
     }
 
+    /// What Nix's `--store` is given to use this store; nothing for the one that it uses by itself.
+    pub(super) fn url(&self) -> Option<&OsStr> {
+        self.url.as_deref()
+    }
+
     /// Whether `path` is named as a store path of this store. Nothing is looked up.
     pub fn is_store_path(&self, path: &Path) -> bool {
         is_store_path(&self.directory, path)

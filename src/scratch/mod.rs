@@ -6,6 +6,7 @@
 mod copy;
 mod file_copy;
 mod remove;
+mod session_state;
 
 use std::ffi::{CString, OsStr};
 use std::fs::Permissions;
