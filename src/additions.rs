@@ -35,8 +35,8 @@ impl Additions {
         let needed = match self.needed.len() {
             _ if wanted.is_empty() => return None,
             0 => String::new(),
-            1 => ", with 1 store path that it needs".to_owned(),
-            count => format!(", with {count} store paths that they need"),
+            1 => " (and 1 store path that comes with it)".to_owned(),
+            count => format!(" (and {count} store paths that come with it)"),
         };
         Some(format!("not part of the build: {}{needed}", wanted.join(", ")))
     }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(additions(&[], &[]).sentence(), None);
         assert_eq!(additions(&["/s/gdb"], &[]).sentence().unwrap(), "not part of the build: /s/gdb");
         let text = additions(&["/s/gdb", "/s/bash"], &["/s/glibc"]).sentence().unwrap();
-        assert_eq!(text, "not part of the build: /s/gdb, /s/bash, with 1 store path that it needs");
+        assert_eq!(text, "not part of the build: /s/gdb, /s/bash (and 1 store path that comes with it)");
     }
 
     #[test]

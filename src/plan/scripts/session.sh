@@ -40,7 +40,7 @@ if [[ -n ${nbsSetupStatus-} ]]; then
 elif [[ -n ${stdenv-} && -e $stdenv/setup ]]; then
     # An error, or an `exit`, in setup or in one of its hooks ends this shell. Then there is another, without them.
     exec {nbsOutput}>&1 > /dev/null
-    builtin trap 'nbsSetupStatus=$? exec -a bash "$nbsShell" --rcfile "$nbsDirectory/session.sh" >&"$nbsOutput" {nbsOutput}>&-' EXIT
+    builtin trap 'export nbsSetupStatus=$?; exec -a bash "$nbsShell" --rcfile "$nbsDirectory/session.sh" >&"$nbsOutput" {nbsOutput}>&-' EXIT
     builtin trap : INT
     # Its own trap takes the end of the shell for the end of the build.
     trap() {
