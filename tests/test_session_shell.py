@@ -62,6 +62,15 @@ def test_a_build_without_a_sandbox_was_elsewhere(caller):
         leave(terminal)
 
 
+def test_without_env_vars_it_starts_in_the_sources(user, builds):
+    """Of what a daemon built the caller may not read it; the log tells where they are."""
+    kept = builds.by_daemon("plain-shell")
+    with session(user, "--derivation", str(builds.derivation(kept)), build_dir=kept) as terminal:
+        terminal.wait_for(PROMPT.format("plain-shell:buildPhase", "/build/greeting"))
+        assert answer(terminal, "type -t runPhase; echo $name") == "function\nplain-shell-1.0-beta\n"
+        leave(terminal)
+
+
 # --- What it has -------------------------------------------------------------------------------------------------------
 
 

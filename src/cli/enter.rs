@@ -49,17 +49,17 @@ pub fn run(options: &Options) -> Result<u8> {
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
-    let interactive = if options.command.is_empty() && is_at_terminal() {
+    let mut interactive = None;
+    if options.command.is_empty() && is_at_terminal() {
         // A log that cannot be read tells nothing; the session is there without.
         let log = FailedLog::of(&build).ok().flatten();
-        let failed_phase = log.and_then(|log| log.failed_phase().map(String::from));
-        Some(Interactive::prepare(&mut build, &options.sandbox, &caller, failed_phase)?)
+        interactive = Some(Interactive::prepare(&mut build, &options.sandbox, log.as_ref())?);
     } else {
         options.sandbox.refuse_shell()?;
-        None
-    };
-    let plan_in = |directories| match &interactive {
-        Some(interactive) => Plan::for_session(&build, &settings, &caller, directories, &interactive.session),
+    }
+    let session = interactive.as_ref().map(|interactive| interactive.session.clone());
+    let plan_in = |directories| match &session {
+        Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
         None => Plan::new(&build, &settings, &caller, directories, &options.command),
     };
     let scratch_parent = Scratch::default_parent();
@@ -70,8 +70,8 @@ pub fn run(options: &Options) -> Result<u8> {
         return Ok(0);
     }
     let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
-    if let Some(interactive) = &interactive {
-        interactive.fill(&scratch, &caller)?;
+    if let Some(interactive) = &mut interactive {
+        interactive.fill(&scratch, &build, &caller)?;
     }
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;

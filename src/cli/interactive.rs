@@ -5,9 +5,10 @@ use rustix::stdio::{stderr, stdin};
 use rustix::termios::isatty;
 
 use super::sandbox_options::SandboxOptions;
-use super::say::{in_words, say_error};
+use super::say::say_error;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::failed_log::FailedLog;
 use crate::history::History;
 use crate::plan::Session;
 use crate::scratch::Scratch;
@@ -27,37 +28,39 @@ pub struct Interactive {
 }
 
 impl Interactive {
-    /// Prepares a session in the sandbox of `build`, to which its shell is added, where `failed_phase` failed.
+    /// Prepares a session in the sandbox of `build`, to which its shell is added; `log` tells what failed. Nothing is made yet.
     ///
     /// # Errors
     /// Where `--shell` is no bash in the store.
-    pub fn prepare(
-        build: &mut FailedBuild,
-        options: &SandboxOptions,
-        caller: &Caller,
-        failed_phase: Option<String>,
-    ) -> Result<Self> {
+    pub fn prepare(build: &mut FailedBuild, options: &SandboxOptions, log: Option<&FailedLog>) -> Result<Self> {
         let shell = SessionShell::choose(build, options.shell.as_deref())?;
-        let history = match build.derivation.as_ref().map(|derivation| History::of(derivation, caller)) {
-            Some(Ok(history)) => Some(history),
-            Some(Err(error)) => {
-                build.notes.push(format!("what you type is not kept for the next session: {}", in_words(&error)));
-                None
-            }
-            None => None,
-        };
         let derivation = build.derivation.as_ref();
         let name = derivation.map_or("build".into(), |derivation| String::from_utf8_lossy(derivation.package_name()));
         // A phase is called what the build likes to call it; in a prompt that is read by the shell.
-        let failed_phase = failed_phase.filter(|phase| is_identifier(phase));
-        Ok(Self { session: Session { shell, name: name.into_owned(), failed_phase }, history })
+        let failed_phase = log.and_then(FailedLog::failed_phase).filter(|phase| is_identifier(phase));
+        let source_root = log.and_then(|log| log.log.source_root());
+        Ok(Self {
+            session: Session {
+                shell,
+                name: name.into_owned(),
+                failed_phase: failed_phase.map(String::from),
+                source_root: source_root.map(String::from),
+            },
+            history: None,
+        })
     }
 
-    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`].
+    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be
+    /// kept is said, and no error.
     ///
     /// # Errors
     /// As of [`Scratch::add_session`].
-    pub fn fill(&self, scratch: &Scratch, caller: &Caller) -> Result<()> {
+    pub fn fill(&mut self, scratch: &Scratch, build: &FailedBuild, caller: &Caller) -> Result<()> {
+        let history = build.derivation.as_ref().map(|derivation| History::of(derivation, caller)).transpose();
+        self.history = history.unwrap_or_else(|error| {
+            say_error(&error.context("what you type is not kept for the next session"));
+            None
+        });
         scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), caller)
     }
 

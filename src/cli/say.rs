@@ -3,17 +3,12 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Says why there is no sandbox.
+/// Says why there is no sandbox. The kernel's answers stand in it in words; their numbers, which Rust adds, help nobody.
 pub fn say_error(error: &anyhow::Error) {
-    say(in_words(error));
-}
-
-/// An error with all its causes. The kernel's answers stand in it in words; their numbers, which Rust adds, help nobody.
-pub(super) fn in_words(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let mut parts = text.split(" (os error ");
     let start = parts.next().unwrap_or_default().to_owned();
-    parts.fold(start, |said, part| said + part.split_once(')').map_or(part, |(_, rest)| rest))
+    say(parts.fold(start, |said, part| said + part.split_once(')').map_or(part, |(_, rest)| rest)));
 }
 
 /// Prints a line on standard error under the program's name. Where nobody can read it there is nobody to tell.

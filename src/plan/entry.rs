@@ -41,6 +41,8 @@ pub struct Session {
     pub name: String,
     /// The phase that failed, if that is known.
     pub failed_phase: Option<String>,
+    /// The directory of the sources, relative to the build directory, if that is known.
+    pub source_root: Option<String>,
 }
 
 /// What is to run in the sandbox.
@@ -112,6 +114,7 @@ pub(super) fn session_script(build: &FailedBuild, session: &Session) -> String {
         ("nbsDirectory", SESSION_DIRECTORY.to_owned()),
         ("nbsName", session.name.clone()),
         ("nbsPhase", session.failed_phase.clone().unwrap_or_default()),
+        ("nbsSourceRoot", session.source_root.clone().unwrap_or_default()),
         ("nbsSearchPath", build.additions.search_path_suffix()),
     ];
     let script = if session.shell.is_bash { SESSION } else { SESSION_OF_OTHER_SHELLS };

@@ -5,6 +5,7 @@
 #   nbsDirectory    what a session has of its own: this file, and a directory `state` to write to
 #   nbsName         the package, for the prompt
 #   nbsPhase        the phase that failed, or nothing
+#   nbsSourceRoot   where phases begin if there is no env-vars: the directory of the sources, as the build's log tells it, or nothing
 #   nbsSearchPath   what is appended to PATH: a colon and a directory each
 #
 # What comes from the build is read out here and not in a function, where `declare` would make local variables.
@@ -12,9 +13,9 @@
 
 nbsOptions=$(
     shopt -p
-    shopt -po nounset pipefail noclobber noglob
+    shopt -po nounset pipefail noclobber noglob xtrace
 )
-nbsStart=$nbsTop
+nbsStart=$nbsTop/$nbsSourceRoot
 
 # --- The build's variables and stdenv's functions ----------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ while IFS= read -r nbsOption; do
     [[ $'\n'$nbsOptions$'\n' == *$'\n'"$nbsOption"$'\n'* ]] || nbsBuildOptions+=$nbsOption$'\n'
 done < <(
     shopt -p
-    shopt -po nounset pipefail noclobber noglob
+    shopt -po nounset pipefail noclobber noglob xtrace
 )
 eval "$nbsOptions"
 set +eu
@@ -78,10 +79,10 @@ unset nbsFile nbsOption nbsOptions
 # The copy's own directories only: the name is the build's.
 nbsPhaseDirectory=$(
     cd -P "$nbsTop" && top=$PWD
-    if cd -P -- "$nbsStart" && [[ $PWD/ == "$top"/* ]]; then echo "$nbsStart"; else echo "$nbsTop"; fi
+    if cd -P -- "$nbsStart" && [[ $PWD/ == "$top"/* ]]; then echo "${nbsStart%/}"; else echo "$nbsTop"; fi
 ) 2> /dev/null
 cd -- "$nbsPhaseDirectory" || true
-unset nbsStart
+unset nbsStart nbsSourceRoot
 
 # --- The phases --------------------------------------------------------------------------------------------------------
 
