@@ -1,16 +1,18 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: runs a command, or an interactive shell, in the sandbox of a failed build.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::header::header;
 use super::sandbox_options::SandboxOptions;
 use super::say::{printable, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::failed_log::FailedLog;
 use crate::nix::Settings;
 use crate::plan::{BUILD, Plan};
 use crate::sandbox;
@@ -58,6 +60,9 @@ pub fn run(options: &Options) -> Result<u8> {
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
     options.sandbox.tell(&build, &copied, &plan);
+    if options.command.is_empty() && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        show_header(&build);
+    }
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
     let status = session::wait(&mut sandbox, &signals)?;
@@ -65,6 +70,15 @@ pub fn run(options: &Options) -> Result<u8> {
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)
+}
+
+/// Tells a person where this is. A log that cannot be read keeps nobody from the sandbox.
+pub(super) fn show_header(build: &FailedBuild) {
+    let log = FailedLog::of(build).unwrap_or_else(|error| {
+        say_error(&error);
+        None
+    });
+    let _ = io::stderr().write_all(header(build, log.as_ref()).as_bytes());
 }
 
 /// Prints what would be done: what is copied, then the plan.
