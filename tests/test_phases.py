@@ -220,13 +220,14 @@ def test_to_unpack_again_begins_anew(root):
     ]
 
 
-def test_a_build_command_is_run_again(root):
-    result = call(root, "resume", build_dir=root.kept("fails-before-phases"))
-    assert result.returncode == 1
-    assert "no phase begins\n" in result.stderr
+def test_what_has_no_phases_is_built_again(root):
+    for package, text in [("fails-before-phases", "no phase begins"), ("fails-early", "this builder gives up at once")]:
+        result = call(root, "resume", build_dir=root.kept(package))
+        assert result.returncode == 1
+        assert result.stderr.splitlines() == [f"nix-build-shell: {package} begins anew, in an empty directory", text]
     result = call(root, "resume", "--from", "buildPhase", build_dir=root.kept("fails-before-phases"))
     assert result.returncode == 125 and "has no phases" in result.stderr
-    result = call(root, "resume", build_dir=root.kept("fails-early"))
+    result = call(root, "resume", "--only", "buildPhase", build_dir=root.kept("fails-early"))
     assert result.returncode == 125 and "not built with stdenv" in result.stderr
 
 

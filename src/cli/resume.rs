@@ -1,5 +1,6 @@
 //! `nix-build-shell resume BUILD_DIR`: goes on with a failed build where it stopped.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +14,6 @@ use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
 use crate::failed_log::FailedLog;
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
-use crate::phases::Work;
 use crate::plan::{BUILD, Plan};
 use crate::sandbox;
 use crate::scratch::{CopySummary, Scratch};
@@ -57,7 +57,8 @@ const ENDED_BY_US: [u8; 4] = [125, 128 + 1, 128 + 2, 128 + 15];
 
 /// What is to be run, and what it has to find.
 struct Task {
-    phases: Phases,
+    /// The whole build where this is nothing.
+    phases: Option<Phases>,
     /// It begins in an empty build directory, whatever there is.
     begins_anew: bool,
     /// It comes after what failed, and needs what that has made.
@@ -65,7 +66,7 @@ struct Task {
 }
 
 impl Task {
-    const WHOLE_BUILD: Self = Self { phases: Phases::All, begins_anew: true, comes_after_failure: false };
+    const WHOLE_BUILD: Self = Self { phases: None, begins_anew: true, comes_after_failure: false };
 }
 
 /// Runs the phase that failed and all after it in the sandbox, without a terminal, as the build would have. Returns the build's exit
@@ -86,7 +87,7 @@ pub fn run(options: &Options) -> Result<u8> {
     scratch.keep_outputs();
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let command = shell_script::resume(&build.shell, &task.phases);
+    let command = command(&build, &task)?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
     options.sandbox.tell(&build, &copied, &plan);
     let status = carry_out(&plan, &signals)?;
@@ -105,16 +106,19 @@ pub fn run(options: &Options) -> Result<u8> {
 
 /// What to run: what was asked for, or what failed and all after it.
 fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
-    let log = FailedLog::of(build)?;
-    let progress = match BuildProgress::of(build, log.as_ref()) {
-        Ok(progress) => progress,
-        // There is one thing to run, if nothing else is asked for.
-        Err(_) if Work::of(build) == Work::BuildCommand && options.from.is_none() && options.only.is_none() => {
-            return Ok(Task::WHOLE_BUILD);
-        }
-        Err(error) => return Err(error),
-    };
     let asked_for = options.only.as_ref().or(options.from.as_ref());
+    let log = match FailedLog::of(build) {
+        Err(error) if asked_for.is_some() => {
+            say_error(&error);
+            None
+        }
+        log => log?,
+    };
+    let progress = match BuildProgress::of(build, log.as_ref()) {
+        // There is one thing to run, if nothing else is asked for.
+        Err(_) if asked_for.is_none() => return Ok(Task::WHOLE_BUILD),
+        progress => progress?,
+    };
     if asked_for.is_none() {
         progress.notes.iter().for_each(say);
     }
@@ -142,7 +146,7 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     };
     let phases = if options.only.is_some() { Phases::Only } else { Phases::From };
     let phases = phases(phase.to_owned(), directory);
-    Ok(Task { phases, begins_anew, comes_after_failure: state == Some(PhaseState::NotReached) })
+    Ok(Task { phases: Some(phases), begins_anew, comes_after_failure: state == Some(PhaseState::NotReached) })
 }
 
 /// Has the sandbox as it was when the task's first phase began, as far as that is known.
@@ -157,8 +161,8 @@ fn begin(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Setti
         build.notes.retain(|note| !notes.contains(note));
         build.notes.splice(..0, notes);
     }
-    if task.phases == Phases::All && build.environment.preparation == Preparation::Stdenv {
-        // As for the builder: the script has it all to do.
+    if task.phases.is_none() && build.environment.preparation == Preparation::Stdenv {
+        // The builder sees to it.
         build.environment.preparation = Preparation::Nothing;
     }
     if build.kept.is_some() && build.environment.preparation == Preparation::Stdenv {
@@ -173,6 +177,17 @@ fn begin(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Setti
     Ok(())
 }
 
+fn command(build: &FailedBuild, task: &Task) -> Result<Vec<OsString>> {
+    match (&task.phases, &build.derivation) {
+        (Some(phases), _) => Ok(shell_script::resume(&build.shell, phases)),
+        (None, Some(derivation)) => {
+            let arguments = &build.environment.builder_arguments;
+            Ok(shell_script::whole_build(&build.shell, &derivation.builder, arguments))
+        }
+        (None, None) => bail!("without its derivation a build cannot begin anew"),
+    }
+}
+
 fn carry_out(plan: &Plan, signals: &Signals) -> Result<u8> {
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(plan)?;
@@ -183,7 +198,7 @@ fn carry_out(plan: &Plan, signals: &Signals) -> Result<u8> {
 
 /// Says that all succeeded, and what there is now. Returns the status that says the same.
 fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
-    if let Phases::Only(phase, _) = &task.phases {
+    if let Some(Phases::Only(phase, _)) = &task.phases {
         say(format_args!("{phase} succeeds"));
         return 0;
     }

@@ -1,21 +1,23 @@
 //! What a build's bash is told to do in the sandbox.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::build_shell::BuildShell;
 
-/// Runs phases: what it takes stands at its head.
+/// Runs phases of a build: what it takes stands at its head.
 const RESUME: &str = include_str!("resume.sh");
 /// Has bash read its first argument as a file, with the others as arguments. Bash loses the exit status of a phase that fails in a
 /// `-c`, and no file of ours is to be seen in the build. As in a build, nothing is to be read from the standard input.
 const AS_FILE: &str = r#"exec 9<<<"$1" < /dev/null; shift; exec "$0" -e /dev/fd/9 "$@""#;
 
-/// What is run of a build.
+/// Has a builder nothing to read.
+const AS_BUILDER: &str = r#"exec "$@" < /dev/null"#;
+
+/// What is run of a build by stdenv.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phases {
-    /// All of it, in an empty build directory.
-    All,
     /// A phase and all after it. The phase begins in this directory, a path in the sandbox.
     From(String, PathBuf),
     /// One phase.
@@ -30,10 +32,19 @@ pub fn resume(shell: &BuildShell, phases: &Phases) -> Vec<OsString> {
     let shell: OsString = shell.path.clone().into();
     let mut command: Vec<OsString> = vec![shell.clone(), "-c".into(), AS_FILE.into(), shell, RESUME.into()];
     match phases {
-        Phases::All => command.push("all".into()),
         Phases::From(phase, directory) => command.extend(["from".into(), phase.into(), directory.into()]),
         Phases::Only(phase, directory) => command.extend(["only".into(), phase.into(), directory.into()]),
     }
+    command
+}
+
+/// The command that runs a builder with its arguments, as Nix does: without anything to read.
+pub fn whole_build(shell: &BuildShell, builder: &[u8], arguments: &[Vec<u8>]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec![shell.path.clone().into()];
+    command.extend(shell.applet.clone());
+    command.extend(["-c", AS_BUILDER, "--"].map(OsString::from));
+    let of_builder = [builder].into_iter().chain(arguments.iter().map(Vec::as_slice));
+    command.extend(of_builder.map(|word| OsString::from_vec(word.to_vec())));
     command
 }
 
@@ -61,7 +72,6 @@ mod tests {
         buildPhase() { echo "build ${PWD##*/}"; read -r line || echo nothing to read; }
         checkPhase() { echo check; false; echo not reached; }
         otherPhase() { echo other; }
-        genericBuild() { unpackPhase; cd "$sourceRoot"; buildPhase; exit 3; }
     "#;
     const NEW_STDENV: &str = "
         runPhase() { echo \"new $*\"; eval \"${!1:-$1}\"; }
@@ -164,10 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_is_the_generic_build() {
-        let all = |_: &Path| resume(&bash(), &Phases::All);
-        let (lines, _, status) = said(&run(OLD_STDENV, &[], &all));
-        assert_eq!((lines, status), (["build src", "nothing to read", "hook after 3"].map(String::from).into(), 3));
+    fn a_whole_build_is_the_builder_with_nothing_to_read() {
+        let arguments = ["-ec", "read -r line || echo nothing for \"$*\"; exit 3", "builder", "two  words"];
+        let builder = |_: &Path| whole_build(&bash(), b"/bin/bash", &arguments.map(|word| word.as_bytes().to_vec()));
+        assert_eq!(said(&run("", &[], &builder)), (vec!["nothing for two  words".into()], String::new(), 3));
     }
 
     #[test]

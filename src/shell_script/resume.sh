@@ -2,7 +2,6 @@
 # Runs phases of a failed build, as stdenv's genericBuild would have gone on. Bash reads it as a file, with -e, and with the variables in
 # its environment that were exported when the failed phase began.
 #
-# resume.sh all                    the whole build, from an empty build directory
 # resume.sh from PHASE DIRECTORY   PHASE, which begins in DIRECTORY, and all after it
 # resume.sh only PHASE DIRECTORY   PHASE alone
 exec 9<&-
@@ -70,12 +69,8 @@ if ! _resume_is_function runPhase; then
     runPhase() { _resume_run_phase "$@"; }
 fi
 
-if [[ $_resume_how == all ]]; then
-    genericBuild
-    exit
-fi
-
-eval "$_resume_exported"
+# A variable that bash lets nobody set keeps its value.
+eval "$_resume_exported" 2> /dev/null || :
 if [[ $PWD != "$_resume_directory" ]]; then
     cd -- "$_resume_directory" 2> /dev/null ||
         _resume_refuse 125 "there is no directory $_resume_directory, in which $_resume_phase is to begin"
