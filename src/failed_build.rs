@@ -117,6 +117,8 @@ pub struct EntryEnvironment {
     pub variables: Vec<(Vec<u8>, Vec<u8>)>,
     /// Files that Nix writes into the build directory, unless they are there.
     pub files: Vec<BuildFile>,
+    /// What the builder is given, without its own name in front; known only where the environment is the builder's.
+    pub builder_arguments: Vec<Vec<u8>>,
 }
 
 /// What the shell reads before it executes the command.
@@ -338,6 +340,7 @@ fn entry(
             preparation: Preparation::EnvVars,
             variables: initial_variables(store, &settings.sandbox_build_dir),
             files: Vec::new(),
+            builder_arguments: Vec::new(),
         };
         return Ok((Some(shell), environment));
     }
@@ -354,7 +357,9 @@ fn entry(
         },
     )?;
     let preparation = if derivation.stdenv().is_some() { Preparation::Stdenv } else { Preparation::Nothing };
-    let environment = EntryEnvironment { preparation, variables: built.variables, files: built.files };
+    let builder_arguments = built.arguments.into_iter().skip(1).collect();
+    let environment =
+        EntryEnvironment { preparation, variables: built.variables, files: built.files, builder_arguments };
     Ok((BuildShell::builder_of(derivation, store)?, environment))
 }
 

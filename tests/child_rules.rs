@@ -76,7 +76,12 @@ fn with_plan(test: impl FnOnce(Plan)) {
         store: Store::from_environment().unwrap(),
         store_view: StoreView::Whole,
         shell: BuildShell { path: "/bin/sh".into(), applet: None, file: env::current_exe().unwrap() },
-        environment: EntryEnvironment { preparation: Preparation::Nothing, variables: Vec::new(), files: Vec::new() },
+        environment: EntryEnvironment {
+            preparation: Preparation::Nothing,
+            variables: Vec::new(),
+            files: Vec::new(),
+            builder_arguments: Vec::new(),
+        },
         kind: Kind::SingleUser,
         has_network: false,
         additions: Additions::default(),

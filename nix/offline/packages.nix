@@ -285,6 +285,9 @@ in
     '';
   };
 
+  # One for each phase that can fail, made in several ways: failing.KIND.PHASE.
+  failing = import ./failing-phases.nix { inherit mkDerivation; source = greeting-source; };
+
   # Each for another cause; README's table shows what becomes of them.
   sandbox-only = import ./sandbox-only { inherit mkDerivation; };
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::header::header;
 use super::interactive::{Interactive, is_at_terminal};
 use super::sandbox_options::SandboxOptions;
 use super::say::{printable, say_error};
@@ -49,10 +50,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
+    let mut log = None;
     let mut interactive = None;
     if options.command.is_empty() && is_at_terminal() {
-        // A log that cannot be read tells nothing; the session is there without.
-        let log = FailedLog::of(&build).ok().flatten();
+        log = read_log(&build);
         interactive = Some(Interactive::prepare(&mut build, &options.sandbox, log.as_ref())?);
     } else {
         options.sandbox.refuse_shell()?;
@@ -77,6 +78,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
+    if interactive.is_some() {
+        // Where nobody can read it there is nobody to tell.
+        let _ = io::stderr().write_all(header(&build, log.as_ref()).as_bytes());
+    }
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
     let status = session::wait(&mut sandbox, &signals)?;
@@ -87,6 +92,14 @@ pub fn run(options: &Options) -> Result<u8> {
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)
+}
+
+/// The log of the build. One that cannot be read keeps nobody from the sandbox.
+fn read_log(build: &FailedBuild) -> Option<FailedLog> {
+    FailedLog::of(build).unwrap_or_else(|error| {
+        say_error(&error);
+        None
+    })
 }
 
 /// Prints what would be done: what is copied, then the plan.

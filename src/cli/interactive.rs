@@ -82,7 +82,7 @@ impl SandboxOptions {
     pub fn refuse_shell(&self) -> Result<()> {
         match &self.shell {
             Some(shell) => {
-                bail!("--shell {} is for a session: without COMMAND, on a terminal", shell.display())
+                bail!("--shell {} is for a session, without COMMAND and on a terminal", shell.display())
             }
             None => Ok(()),
         }

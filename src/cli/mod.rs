@@ -1,8 +1,10 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
 mod enter;
+mod header;
 mod interactive;
 mod phases;
+mod resume;
 mod sandbox_options;
 mod say;
 
@@ -20,7 +22,8 @@ const NAME: &str = "nix-build-shell";
 
 const USAGE: &str = "\
 nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
-       nix-build-shell phases BUILD_DIR";
+       nix-build-shell phases BUILD_DIR
+       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR";
 
 const AFTER_HELP: &str = "\
 The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
@@ -32,6 +35,7 @@ Examples:
   nix-build-shell /tmp/nix-build-foo.drv-0 make check   one command
   sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
   nix-build-shell phases /tmp/nix-build-foo.drv-0       how far the build came
+  nix-build-shell resume /tmp/nix-build-foo.drv-0       the phase that failed, and all after it
 
 Options stand before BUILD_DIR; all that follows COMMAND belongs to it. A directory that is called as a
 command of this program is written ./NAME.
@@ -61,6 +65,8 @@ pub enum Invocation {
 pub enum Subcommand {
     /// Show the phases of the build: done, failed or not reached
     Phases(phases::Options),
+    /// Run the phase that failed, and all after it
+    Resume(resume::Options),
 }
 
 impl Invocation {
@@ -116,6 +122,7 @@ impl Invocation {
         match self {
             Self::Enter(options) => enter::run(options),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
+            Self::Other(Subcommand::Resume(options)) => resume::run(options),
         }
     }
 }

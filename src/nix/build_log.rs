@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -68,7 +68,9 @@ impl BuildLog {
             let file = BufReader::with_capacity(128 << 10, file);
             let is_compressed = path.extension() == Some("bz2".as_ref());
             let read = if is_compressed { Reading::of(MultiBzDecoder::new(file)) } else { Reading::of(file) };
-            let read = read.with_context(|| format!("cannot read the build's log {}", path.display()))?;
+            let mut read = read.with_context(|| format!("cannot read the build's log {}", path.display()))?;
+            // Compressed, even nothing takes some bytes.
+            read.is_cut |= is_compressed && status.len() == 0;
             return Ok(Some(read.into_log(path, written)));
         }
         Ok(None)
@@ -155,8 +157,9 @@ impl Reading {
         loop {
             let piece = match reader.fill_buf() {
                 Ok(piece) => piece,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) if !has_begun => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // As long as a build runs, Nix may not have written a whole block.
+                Err(error) if !has_begun && error.kind() != ErrorKind::UnexpectedEof => return Err(error),
                 Err(_) => {
                     reading.is_cut = true;
                     break;
@@ -365,6 +368,12 @@ mod tests {
         assert_eq!(log.phases(), ["unpackPhase"]);
         assert_eq!(log.failed_phase(), None);
         assert_eq!(log.last_lines().len(), 10);
+        for end in [0, 1, 20, 100] {
+            logs.write(name, &compressed(b"Running phase: unpackPhase\n")[..end.min(50)]);
+            assert!(!logs.read().unwrap().unwrap().is_whole(), "{end}");
+        }
+        logs.write(name, &compressed(b""));
+        assert!(logs.read().unwrap().unwrap().is_whole());
     }
 
     #[test]

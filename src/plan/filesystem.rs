@@ -79,7 +79,7 @@ pub(super) fn add_steps(
     for parent in parents(build.store.directory()) {
         root.standard_directory(parent)?;
     }
-    store_view::add_early_steps(&mut root, &build.store, &build.store_view)?;
+    store_view::add_early_steps(&mut root, &build.store, &build.store_view, directories.has_outputs)?;
     root.enter()?;
 
     store_view::add_steps(&mut root, &build.store, &build.store_view)?;
