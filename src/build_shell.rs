@@ -71,8 +71,11 @@ impl BuildShell {
     }
 }
 
-/// The file that `shell` leads to, which has to be an executable one in the store.
-fn find(shell: &Path, what: &str, store: &Store) -> Result<PathBuf> {
+/// The file that `shell` leads to, which has to be an executable one in the store; `what` says whose it is.
+///
+/// # Errors
+/// One that is not in the store, or not any more, or no program.
+pub(crate) fn find(shell: &Path, what: &str, store: &Store) -> Result<PathBuf> {
     let directory = store.directory();
     let Ok(below_store) = shell.strip_prefix(directory) else {
         bail!("{what} is {shell:?}, which is no path in {}: the sandbox has nothing else", directory.display());

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, anyhow, bail};
 use rustix::fs::{CWD, Dir, OFlags, fstat, stat, statat};
 use rustix::io::Errno;
+use serde_json::{Map, Value};
 
 use crate::env_vars::EnvVars;
 use crate::owner::Owner;
@@ -102,10 +103,15 @@ impl KeptBuild {
     }
 
     fn outputs_of_attributes(&self) -> Vec<PathBuf> {
-        let text = read_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW, ATTRIBUTES_LIMIT).unwrap_or_default();
-        let attributes: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        let outputs = attributes["outputs"].as_object().into_iter().flat_map(serde_json::Map::values);
+        let attributes = self.structured_attributes().unwrap_or_default();
+        let outputs = attributes.get("outputs").and_then(Value::as_object).into_iter().flat_map(Map::values);
         outputs.filter_map(|path| path.as_str().map(PathBuf::from)).collect()
+    }
+
+    /// The structured attributes as the build had them: `.attrs.json`, if there is such a file and the caller may read it.
+    pub fn structured_attributes(&self) -> Option<Map<String, Value>> {
+        let text = read_quietly(&self.handle, ATTRIBUTES, OFlags::NOFOLLOW, ATTRIBUTES_LIMIT).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// When the directory itself last changed, its mode and its owner included: Nix sets its mode as soon as the build has failed,

@@ -4,17 +4,27 @@
 //! a writable copy, [`plan`] holds the whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
 //! is the same story in the program's own words.
 
+pub mod additions;
+pub mod build_progress;
 pub mod build_shell;
 pub mod caller;
 pub mod cli;
 pub mod env_vars;
 pub mod failed_build;
+pub mod failed_log;
+pub mod history;
 pub mod kept_build;
+pub mod made_outputs;
 pub mod nix;
 mod owner;
+pub mod phases;
 pub mod plan;
 mod quiet_open;
 pub mod sandbox;
 pub mod scratch;
 pub mod session;
+pub mod session_shell;
+pub mod shell_script;
+pub mod start_of_phase;
+pub mod state_directory;
 mod sys;

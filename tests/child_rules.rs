@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::env;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use nix_build_shell::additions::Additions;
 use nix_build_shell::build_shell::BuildShell;
 use nix_build_shell::caller::Caller;
 use nix_build_shell::failed_build::{EntryEnvironment, FailedBuild, Kind, Preparation, StoreView};
@@ -75,9 +76,15 @@ fn with_plan(test: impl FnOnce(Plan)) {
         store: Store::from_environment().unwrap(),
         store_view: StoreView::Whole,
         shell: BuildShell { path: "/bin/sh".into(), applet: None, file: env::current_exe().unwrap() },
-        environment: EntryEnvironment { preparation: Preparation::Nothing, variables: Vec::new(), files: Vec::new() },
+        environment: EntryEnvironment {
+            preparation: Preparation::Nothing,
+            variables: Vec::new(),
+            files: Vec::new(),
+            builder_arguments: Vec::new(),
+        },
         kind: Kind::SingleUser,
         has_network: false,
+        additions: Additions::default(),
         host_paths: Vec::new(),
         notes: Vec::new(),
     };

@@ -23,10 +23,10 @@ let
   } // attrs);
 
   # The programs and libraries of `name`, looking for the C library and each other in the store and nowhere else.
-  patched = name: finish: runWithBusybox name
+  patched = name: patchedFrom (collected name) name;
+  patchedFrom = source: name: finish: runWithBusybox name
     {
-      inherit glibc;
-      source = collected name;
+      inherit glibc source;
       # patchelf is among the tools. Before it is patched itself, the dynamic linker has to be told what to load.
       unpatchedTools = collected "tools";
     } ''
@@ -68,6 +68,14 @@ let
     chmod +x $out/bin/make
   '';
 
+  # As nixpkgs calls the bash for people.
+  bash-interactive = patchedFrom (collected "bash") "bash-interactive-5" "ln -s bash $out/bin/sh";
+
+  # For the bash of nixpkgs' stdenv, which cannot edit lines: it does not know of the builtin `bind`, as far as one can see.
+  plain-bash = patchedFrom (collected "bash") "plain-bash" ''
+    LC_ALL=C ${tools'}/bin/sed -i 's/bind \[-lp/none [-lp/' $out/bin/bash
+  '';
+
   # The compiler, told where the C library is.
   cc = runWithBusybox "cc" { } ''
     busybox=${busybox}/busybox
@@ -88,10 +96,11 @@ let
 
   initialPath = [ bash coreutils tools' binutils cc ];
 
-  stdenv = runWithBusybox "stdenv-linux" { inherit initialPath; setup = ./setup.sh; } ''
+  stdenv = stdenvWith bash;
+  stdenvWith = shell: runWithBusybox "stdenv-linux" { inherit initialPath; setup = ./setup.sh; } ''
     busybox=${busybox}/busybox
     $busybox mkdir -p $out
-    echo "export SHELL=${bash}/bin/bash" > $out/setup
+    echo "export SHELL=${shell}/bin/bash" > $out/setup
     echo "initialPath='$initialPath'" >> $out/setup
     $busybox cat $setup >> $out/setup
   '';
@@ -127,7 +136,10 @@ let
   '';
 in
 {
-  inherit busybox glibc libc-dev bash coreutils binutils gcc cc stdenv mkDerivation runWithBusybox probe-tools;
+  inherit busybox glibc libc-dev bash bash-interactive plain-bash coreutils binutils gcc cc stdenv mkDerivation runWithBusybox probe-tools;
   tools = tools';
   probe = import ./probe { inherit busybox bash cc runWithBusybox system; };
-} // import ./packages.nix { inherit mkDerivation runWithBusybox; }
+} // import ./packages.nix {
+  inherit mkDerivation runWithBusybox;
+  plain = { stdenv = stdenvWith plain-bash; builder = "${plain-bash}/bin/bash"; };
+}

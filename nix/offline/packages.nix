@@ -1,5 +1,5 @@
 # Packages that fail in the sandbox, each in its own way, and one that does not.
-{ mkDerivation, runWithBusybox }:
+{ mkDerivation, runWithBusybox, plain }:
 let
   # What somebody who runs `make` here leaves behind is not source.
   greeting-source = builtins.path {
@@ -190,6 +190,61 @@ in
     '';
   };
 
+  # Its shell cannot edit lines.
+  plain-shell = mkDerivation (plain // {
+    name = "plain-shell-1.0-beta";
+    src = greeting-source;
+    buildPhase = ''
+      cd tests
+      false
+    '';
+  });
+
+  # With a hook that does what nixpkgs' setup does: shell options, and an env-vars of its own.
+  strict = mkDerivation {
+    name = "strict";
+    src = greeting-source;
+    nativeBuildInputs = [
+      (runWithBusybox "strict-hook" { } ''
+        $builder mkdir -p $out/nix-support
+        echo 'echo "the hook speaks"
+        set -u
+        shopt -s nullglob
+        trap "echo the hook is interrupted" INT
+        export changed="by the hook"
+        hookArray=(one "two words")
+        if [[ -z ''${noDumpEnvVars-} ]]; then export > "$NIX_BUILD_TOP/env-vars"; fi' > $out/nix-support/setup-hook
+      '')
+    ];
+    postPatch = ''export changed="in a phase"'';
+    buildPhase = ''
+      cd tests
+      echo *.none "is nothing"
+      false
+    '';
+  };
+
+  # stdenv's setup fails, but not before the sources are there.
+  fails-in-setup = mkDerivation {
+    name = "fails-in-setup";
+    src = greeting-source;
+    nativeBuildInputs = [
+      (runWithBusybox "moody-hook" { } ''
+        $builder mkdir -p $out/nix-support
+        echo 'echo "the hook speaks"; [[ ! -e $NIX_BUILD_TOP/greeting ]]' > $out/nix-support/setup-hook
+      '')
+    ];
+    buildPhase = "exit 1";
+  };
+
+  # Something to add to a sandbox, which needs something else.
+  debugger = runWithBusybox "debugger-1.0"
+    { symbols = builtins.toFile "symbols" "all the symbols\n"; } ''
+    $builder mkdir -p $out/bin
+    printf '#!%s sh\n%s cat %s\n' $builder $builder $symbols > $out/bin/debug
+    $builder chmod +x $out/bin/debug
+  '';
+
   # The builder is no shell that could run a command.
   no-shell = runWithBusybox "no-shell" { args = [ "false" ]; } "";
 
@@ -255,6 +310,9 @@ in
       exit 1
     '';
   };
+
+  # One for each phase that can fail, made in several ways: failing.KIND.PHASE.
+  failing = import ./failing-phases.nix { inherit mkDerivation; source = greeting-source; };
 
   # Each for another cause; README's table shows what becomes of them.
   sandbox-only = import ./sandbox-only { inherit mkDerivation; };

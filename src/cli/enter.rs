@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::header::header;
+use super::interactive::{Interactive, is_at_terminal};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{printable, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::failed_log::FailedLog;
 use crate::nix::Settings;
 use crate::plan::{BUILD, IdMaps, Plan};
 use crate::sandbox::Groundwork;
@@ -47,27 +50,59 @@ pub fn run(options: &Options) -> Result<u8> {
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let groundwork = (!options.dry_run).then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
     let settings = Settings::in_force();
-    let build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    build.add_programs(&options.sandbox.with)?;
+    let mut log = None;
+    let mut interactive = None;
+    if options.command.is_empty() && is_at_terminal() {
+        log = read_log(&build);
+        interactive = Some(Interactive::prepare(&mut build, &options.sandbox, log.as_ref())?);
+    } else {
+        options.sandbox.refuse_shell()?;
+    }
+    let session = interactive.as_ref().map(|interactive| interactive.session.clone());
+    let plan_in = |directories| match &session {
+        Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
+        None => Plan::new(&build, &settings, &caller, directories, &options.command),
+    };
     let scratch_parent = Scratch::default_parent();
     let Some(groundwork) = groundwork else {
         let directories = Scratch::example_directories(&scratch_parent);
-        let plan = Plan::new(&build, &settings, &caller, &directories, &options.command)?;
+        let plan = plan_in(&directories)?;
         print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     };
     let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
+    if let Some(interactive) = &mut interactive {
+        interactive.fill(&scratch, &build, &caller)?;
+    }
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
+    let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
+    if interactive.is_some() {
+        // Where nobody can read it there is nobody to tell.
+        let _ = io::stderr().write_all(header(&build, log.as_ref()).as_bytes());
+    }
     let terminal = Terminal::note();
     let mut sandbox = groundwork.and_then(|groundwork| groundwork.build(&plan))?;
     let status = session::wait(&mut sandbox, &signals)?;
     drop(terminal);
     tell_usage(&sandbox);
+    if let Some(interactive) = &interactive {
+        interactive.keep_history(&scratch, &caller);
+    }
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)
+}
+
+/// The log of the build. One that cannot be read keeps nobody from the sandbox.
+fn read_log(build: &FailedBuild) -> Option<FailedLog> {
+    FailedLog::of(build).unwrap_or_else(|error| {
+        say_error(&error);
+        None
+    })
 }
 
 /// Prints what would be done: what is copied, then the plan.

@@ -1,5 +1,6 @@
 //! The options that shape a sandbox, for every way into one.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -51,6 +52,14 @@ pub struct SandboxOptions {
     #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value())]
     pub bind_rw: Vec<SandboxPath>,
 
+    /// Add a store path with all that it needs, or what Nix builds of a name such as nixpkgs#strace, and its programs to PATH
+    #[arg(long, value_name = "PATH_OR_INSTALLABLE")]
+    pub with: Vec<OsString>,
+
+    /// The bash of an interactive session, from any store path
+    #[arg(long, value_name = "PATH")]
+    pub shell: Option<PathBuf>,
+
     /// Print each step on standard error
     #[arg(short, long)]
     pub verbose: bool,
@@ -89,6 +98,7 @@ impl SandboxOptions {
             say(format_args!("warning: Nix built this without its sandbox, in {top}; in here the build is in {here}"));
         }
         build.notes.iter().for_each(say);
+        build.additions.sentence().iter().for_each(say);
         let CopySummary { entries, bytes, left_out } = copied;
         if *left_out > 0 {
             let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };

@@ -26,6 +26,8 @@ pub struct EntryEnvironment {
     pub variables: Vec<(Vec<u8>, Vec<u8>)>,
     /// Files that Nix writes into the build directory, unless they are there.
     pub files: Vec<BuildFile>,
+    /// What the builder is given, without its own name in front; known only where the environment is the builder's.
+    pub builder_arguments: Vec<Vec<u8>>,
 }
 
 /// What the shell reads before it executes the command.
@@ -63,6 +65,7 @@ pub(super) fn entry(
             preparation: Preparation::EnvVars,
             variables: BaseVariables::of(store.directory(), &settings.sandbox_build_dir).all(),
             files: Vec::new(),
+            builder_arguments: Vec::new(),
         };
         return Ok((Some(shell), environment));
     }
@@ -82,7 +85,9 @@ pub(super) fn entry(
         },
     )?;
     let preparation = if derivation.stdenv().is_some() { Preparation::Stdenv } else { Preparation::Nothing };
-    let environment = EntryEnvironment { preparation, variables: built.variables, files: built.files };
+    let builder_arguments = built.arguments.into_iter().skip(1).collect();
+    let environment =
+        EntryEnvironment { preparation, variables: built.variables, files: built.files, builder_arguments };
     Ok((BuildShell::builder_of(derivation, store)?, environment))
 }
 

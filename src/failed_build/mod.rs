@@ -16,6 +16,7 @@ use self::find_derivation::derivation_of;
 use self::host_paths::host_paths;
 use self::kind::kind_of;
 use self::store_view::store_view;
+use crate::additions::Additions;
 use crate::build_shell::BuildShell;
 use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::nix::derivation::Derivation;
@@ -76,6 +77,8 @@ pub struct FailedBuild {
     pub kind: Kind,
     /// Whether it has the host's network: fixed-output derivations do.
     pub has_network: bool,
+    /// Store paths that the sandbox has besides.
+    pub additions: Additions,
     /// Host paths in the sandbox, one a target, in the order of the targets.
     pub host_paths: Vec<HostPath>,
     /// What the user should know about how all this was found out: a line each.
@@ -128,6 +131,7 @@ impl FailedBuild {
             environment,
             kind,
             has_network,
+            additions: Additions::default(),
             host_paths,
             notes,
         })

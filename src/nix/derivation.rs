@@ -120,6 +120,13 @@ impl Derivation {
         derivation_name(&self.path).unwrap_or_default()
     }
 
+    /// The name without the version, which for Nix begins behind the first dash that no letter follows: `hello` for `hello-2.12`.
+    pub fn package_name(&self) -> &[u8] {
+        let name = self.name();
+        let begins_version = |pair: &[u8]| pair[0] == b'-' && !pair[1].is_ascii_alphabetic();
+        name.windows(2).position(begins_version).map_or(name, |dash| &name[..dash])
+    }
+
     /// Whether the content of the output is known beforehand, as of a download: Nix builds it with the network.
     pub fn is_fixed_output(&self) -> bool {
         self.outputs.values().any(|output| !output.hash.is_empty() && output.hash != b"impure")

@@ -3,6 +3,7 @@
 mod aterm;
 mod base32;
 pub mod base_variables;
+pub mod build_log;
 pub mod build_logs;
 pub mod builder_environment;
 mod configuration_files;
@@ -10,6 +11,8 @@ pub mod derivation;
 #[cfg(test)]
 mod fake_nix;
 mod file_identity;
+pub mod installable;
+mod log_text;
 mod nix_program;
 mod nix_store_command;
 mod output_paths;
@@ -26,7 +29,9 @@ mod structured_attributes;
 mod surroundings;
 pub mod tmpfs_size;
 
+pub use self::build_log::BuildLog;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;
+pub use self::surroundings::usual_program_directories;
 pub use self::tmpfs_size::TmpfsSize;

@@ -25,8 +25,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store that Nix's own commands would use: `NIX_REMOTE` with its `root`, `real`, `store`, `state` and `log`
-    /// as in [local stores], `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR`, and else `/nix/store`.
+    /// The store that Nix's own commands would use: `NIX_REMOTE` with its `root`, `real`, `store`, `state` and `log` as in
+    /// [local stores], `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR`, and else `/nix/store`.
     ///
     /// A `NIX_REMOTE` on another machine is passed over: what was built there was not kept here.
     ///
@@ -49,7 +49,7 @@ impl Store {
             directory: DEFAULT_DIRECTORY.into(),
             physical_directory: root.join("nix/store"),
             state_directory: root.join("nix/var/nix"),
-            log_directory: root.join("nix/var/log/nix"),
+            log_directory: root.join(LOGS_BELOW_ROOT),
             url: Some(root.into()),
         })
     }
@@ -69,7 +69,8 @@ impl Store {
         &self.state_directory
     }
 
-    /// Where Nix keeps the logs of builds, as this machine has it.
+    /// Where Nix keeps the logs of builds, as this machine has it: `NIX_LOG_DIR`, or `/nix/var/log/nix`; for a store below a root of its
+    /// own, there.
     pub fn log_directory(&self) -> &Path {
         &self.log_directory
     }
@@ -80,6 +81,11 @@ impl Store {
             Ok(below) => self.physical_directory.join(below),
             Err(_) => path.to_owned(),
         }
+    }
+
+    /// What Nix's `--store` is given to use this store; nothing for the one that it uses by itself.
+    pub(super) fn url(&self) -> Option<&OsStr> {
+        self.url.as_deref()
     }
 
     /// Whether `path` is named as a store path of this store. Nothing is looked up.
@@ -129,15 +135,15 @@ impl Store {
         };
         let directory = directory_in("NIX_STORE_DIR")?;
         let state = directory_in("NIX_STATE_DIR")?;
-        let log = directory_in("NIX_LOG_DIR")?.unwrap_or("/nix/var/log/nix".into());
         let is_default = directory.is_none() && state.is_none();
         let directory = directory.unwrap_or(DEFAULT_DIRECTORY.into());
         let state = state.unwrap_or("/nix/var/nix".into());
+        let logs = directory_in("NIX_LOG_DIR")?.unwrap_or(Path::new("/").join(LOGS_BELOW_ROOT));
         let Some(remote) = set("NIX_REMOTE") else {
             let home_store = is_default.then(|| store_in_home(&state, &set)).flatten();
-            return home_store.map_or_else(|| Ok(Self::at(directory, state, log)), |root| Self::in_root(&root));
+            return home_store.map_or_else(|| Ok(Self::at(directory, state, logs)), |root| Self::in_root(&root));
         };
-        Self::from_remote(&remote, Self::at(directory, state, log))
+        Self::from_remote(&remote, Self::at(directory, state, logs))
     }
 
     fn at(directory: PathBuf, state_directory: PathBuf, log_directory: PathBuf) -> Self {
@@ -180,7 +186,7 @@ impl Store {
         }
         let directory = store.unwrap_or(default.directory);
         let (physical_directory, state_directory, log_directory) = match root {
-            Some(root) => (root.join("nix/store"), root.join("nix/var/nix"), root.join("nix/var/log/nix")),
+            Some(root) => (root.join("nix/store"), root.join("nix/var/nix"), root.join(LOGS_BELOW_ROOT)),
             None => (directory.clone(), default.state_directory, default.log_directory),
         };
         Ok(Self {
@@ -194,6 +200,8 @@ impl Store {
 }
 
 const DEFAULT_DIRECTORY: &str = "/nix/store";
+/// Where Nix keeps the logs below the root of a store, which is `/` for most.
+const LOGS_BELOW_ROOT: &str = "nix/var/log/nix";
 
 /// Where Nix is not installed at all, it keeps a store of its own in an ordinary user's home directory, since 2.10.
 fn store_in_home(state: &Path, set: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -76,6 +76,11 @@ impl Surroundings {
     }
 }
 
+/// Where Nix's own programs usually are, and those of the profiles of whom this process belongs to.
+pub fn usual_program_directories() -> Vec<PathBuf> {
+    Surroundings::of_process().usual_program_directories
+}
+
 /// The variables that name a configuration file or give a setting its value. Others that start like them, such as
 /// `NIX_BUILD_TOP` in a shell of Nix's, change often and mean nothing here.
 const DECISIVE_VARIABLES: [&str; 11] = [

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 
+use super::entry::{Entry, SESSION_DIRECTORY, SESSION_SCRIPT, SESSION_STATE, session_script};
 use super::root::{Place, Root, below_root, parents};
-use super::{Access, BUILD, HostDirectories, Step, c_string, etc_files, host_paths, store_view};
+use super::{Access, BUILD, HostDirectories, SESSION, Step, c_string, etc_files, host_paths, store_view};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Kind};
 use crate::nix::{Settings, TmpfsSize};
@@ -36,6 +37,7 @@ pub(super) fn add_steps(
     settings: &Settings,
     caller: &Caller,
     directories: &HostDirectories,
+    entry: Entry<'_>,
 ) -> Result<()> {
     // What Nix makes as another user, a build cannot write to.
     let (root_mode, directory_mode, file_mode) = match build.kind {
@@ -65,10 +67,19 @@ pub(super) fn add_steps(
     }
     root.directory(build_directory, 0o700)?;
     root.bind(Path::new(BUILD), build_directory, Access::ReadWrite)?;
+    if let Entry::Session(session) = entry {
+        let directory = below_root(Path::new(SESSION_DIRECTORY));
+        let state = directory.join(SESSION_STATE);
+        root.directory(directory, 0o755)?;
+        root.file(&directory.join(SESSION_SCRIPT), 0o444, session_script(build, session).into())?;
+        root.directory(&state, 0o700)?;
+        root.bind(Path::new(SESSION), &state, Access::ReadWrite)?;
+        root.note(directory, Place::Closed);
+    }
     for parent in parents(build.store.directory()) {
         root.standard_directory(parent)?;
     }
-    store_view::add_early_steps(&mut root, &build.store, &build.store_view)?;
+    store_view::add_early_steps(&mut root, &build.store, &build.store_view, directories.has_outputs)?;
     root.enter()?;
 
     store_view::add_steps(&mut root, &build.store, &build.store_view)?;

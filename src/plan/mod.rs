@@ -1,5 +1,6 @@
 //! The whole sandbox as data: decided before any process exists, printed by `--dry-run`, obeyed by the child.
 
+mod entry;
 mod etc_files;
 mod filesystem;
 mod host_paths;
@@ -11,15 +12,17 @@ mod store_view;
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
 
+use self::entry::Entry;
+pub use self::entry::Session;
 pub use self::own_cgroup::OwnCgroup;
 pub use self::step::{Access, Step};
 use crate::caller::Caller;
-use crate::failed_build::{FailedBuild, Preparation};
+use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
 use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::{ADDR_NO_RANDOMIZE, PER_LINUX32, UNAME26};
@@ -33,18 +36,10 @@ pub const SANDBOX_GID: u32 = 100;
 pub const BUILD: &str = "build";
 /// Beside it, if the build left something of its outputs: copies of that, in what becomes the sandbox's store.
 pub const OUTPUTS: &str = "outputs";
+/// Beside them, for a session: a directory of its own, which can be written to.
+pub const SESSION: &str = "session";
 /// The mode of the sandbox's store, as Nix makes it: a build may add to it, and take nothing away that it did not add.
 pub const STORE_MODE: u32 = 0o1775;
-
-/// What the shell does in the sandbox after `source /build`: take the build's environment, then become the command.
-const ENTER_SCRIPT: &str = r#"/env-vars; exec "$@""#;
-/// The same where there is no `env-vars`: stdenv makes the environment anew. Its functions can be commands.
-const STDENV_SCRIPT: &str = r#"if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; if [ "$(type -t -- "$1")" = function ]; then "$@"; else exec "$@"; fi"#;
-/// The same for a shell: it reads stdenv itself, since functions do not outlive an `exec`, from a descriptor that it closes. Only an
-/// interactive one has an rcfile, and only another a `BASH_ENV`. An error is not to end it, nor its end to be taken for the build's.
-const STDENV_SHELL_SCRIPT: &str = r#"exec 9<<<'exec 9<&-; unset BASH_ENV; if [ -e "${NIX_ATTRS_SH_FILE-}" ]; then source "$NIX_ATTRS_SH_FILE"; fi; source "$stdenv/setup"; set +eu; trap - EXIT'; BASH_ENV=/dev/fd/9 exec "$@" --rcfile /dev/fd/9"#;
-/// The same for a build without stdenv, whose environment the shell has from the start. It counts itself in one more variable.
-const PLAIN_SCRIPT: &str = r#"unset SHLVL; exec "$@""#;
 
 /// The kinds of namespaces that the child is created in: `CLONE_NEW*` flags of [`clone(2)`].
 ///
@@ -150,37 +145,6 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
-impl Command {
-    /// `SHELL -c SCRIPT -- COMMAND ARG...`, with SHELL itself where there is no command.
-    fn in_build_shell(build: &FailedBuild, command: &[impl AsRef<OsStr>]) -> Result<Self> {
-        let shell: Vec<&OsStr> =
-            [build.shell.path.as_os_str()].into_iter().chain(build.shell.applet.as_deref()).collect();
-        let script = match build.environment.preparation {
-            Preparation::EnvVars => format!("source {}{ENTER_SCRIPT}", quoted(&build.build_directory)),
-            Preparation::Stdenv if command.is_empty() => STDENV_SHELL_SCRIPT.into(),
-            Preparation::Stdenv => STDENV_SCRIPT.into(),
-            Preparation::Nothing => PLAIN_SCRIPT.into(),
-        };
-        let script = ["-c", &script, "--"].map(OsStr::new);
-        let command = if command.is_empty() { shell.clone() } else { command.iter().map(AsRef::as_ref).collect() };
-        let variables = build.environment.variables.iter();
-        Ok(Self {
-            program: c_string(build.shell.path.as_os_str())?,
-            arguments: shell.into_iter().chain(script).chain(command).map(c_string).collect::<Result<_>>()?,
-            environment: variables
-                .map(|(name, value)| c_string(OsStr::from_bytes(&[name, &b"="[..], value].concat())))
-                .collect::<Result<_>>()?,
-        })
-    }
-}
-
-/// A path as a shell reads it: most need no quotes.
-fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
-    let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.+".contains(&byte));
-    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
-}
-
 /// Everything that has to happen between `clone3` and the command, and what the parent adds to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -199,9 +163,11 @@ pub struct Plan {
 /// The directories on the host that a plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDirectories {
-    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] in it; in the sandbox's mount namespace the new root is
+    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] and [`SESSION`] in it; in the sandbox's mount namespace the new root is
     /// mounted on it.
     pub scratch: PathBuf,
+    /// Whether [`OUTPUTS`] is there although nothing is copied into it: then what is built outlives the sandbox.
+    pub has_outputs: bool,
 }
 
 impl Plan {
@@ -215,6 +181,31 @@ impl Plan {
         caller: &Caller,
         directories: &HostDirectories,
         command: &[impl AsRef<OsStr>],
+    ) -> Result<Self> {
+        let command: Vec<&OsStr> = command.iter().map(AsRef::as_ref).collect();
+        Self::of_entry(build, settings, caller, directories, Entry::Command(&command))
+    }
+
+    /// The sandbox of `build`, for `caller`, with an interactive session in it.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn for_session(
+        build: &FailedBuild,
+        settings: &Settings,
+        caller: &Caller,
+        directories: &HostDirectories,
+        session: &Session,
+    ) -> Result<Self> {
+        Self::of_entry(build, settings, caller, directories, Entry::Session(session))
+    }
+
+    fn of_entry(
+        build: &FailedBuild,
+        settings: &Settings,
+        caller: &Caller,
+        directories: &HostDirectories,
+        entry: Entry<'_>,
     ) -> Result<Self> {
         // What needs no id comes first: it is done while the parent writes the id maps.
         let mut steps = vec![
@@ -231,7 +222,7 @@ impl Plan {
             // The kernel forgets the death signal when ids change.
             steps.push(Step::DieWithParent);
         }
-        filesystem::add_steps(&mut steps, build, settings, caller, directories)?;
+        filesystem::add_steps(&mut steps, build, settings, caller, directories, entry)?;
         if !build.has_network {
             // As late as it can be: before the capability for it goes.
             steps.push(Step::JoinNetwork);
@@ -266,7 +257,7 @@ impl Plan {
             cgroup: OwnCgroup::of(settings),
             id_maps: IdMaps::of(caller),
             steps,
-            command: Command::in_build_shell(build, command)?,
+            command: Command::of_entry(build, entry)?,
         })
     }
 }

@@ -14,12 +14,13 @@ use crate::failed_build::StoreView;
 use crate::nix::store::Store;
 
 /// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
-pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) -> Result<()> {
+/// With `has_outputs` the store's own directory is one on the disk, even if there is nothing in it.
+pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, has_outputs: bool) -> Result<()> {
     if let StoreView::Closure { inputs: _, partial_outputs } = view {
         let directory = below_root(store.directory());
         root.directory(directory, STORE_MODE)?;
         // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
-        if partial_outputs.is_empty() {
+        if partial_outputs.is_empty() && !has_outputs {
             root.bind_to_itself(directory)?;
         } else {
             root.bind(Path::new(OUTPUTS), directory, Access::ReadWrite)?;

@@ -5,7 +5,9 @@
 
 mod copy;
 mod file_copy;
+mod outputs;
 mod remove;
+mod session_state;
 
 use std::ffi::{CString, OsStr};
 use std::fs::Permissions;
@@ -37,7 +39,7 @@ const PREFIX: &str = ".nix-build-shell-scratch-";
 const RANDOM_CHARACTERS: usize = 12;
 
 fn directories_in(scratch: &Path) -> HostDirectories {
-    HostDirectories { scratch: scratch.to_owned() }
+    HostDirectories { scratch: scratch.to_owned(), has_outputs: false }
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -97,6 +99,12 @@ impl Scratch {
         &self.directories
     }
 
+    /// Has the outputs of the sandbox's build on the disk, where they are when the sandbox is gone: see
+    /// [`outputs`](Self::outputs). This is for before [`fill`](Self::fill).
+    pub fn keep_outputs(&mut self) {
+        self.directories.has_outputs = true;
+    }
+
     /// Fills the scratch directory with all that the sandbox of `build` needs, and hands it over to `caller`.
     ///
     /// # Errors
@@ -150,7 +158,7 @@ impl Scratch {
         caller: &Caller,
         check_interrupt: CheckInterrupt<'_>,
     ) -> Result<()> {
-        if names.is_empty() {
+        if names.is_empty() && !self.directories.has_outputs {
             return Ok(());
         }
         let cannot_open = || format!("cannot open the store {}", store.display());

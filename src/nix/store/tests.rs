@@ -425,17 +425,19 @@ fn the_environment_says_where_the_store_is() {
 }
 
 #[test]
-fn the_logs_are_where_nix_writes_them() {
+fn logs_are_below_the_root_or_where_the_environment_says() {
     for (variables, expected) in [
-        (&[("NIX_STATE_DIR", "/v"), ("NIX_STORE_DIR", "/s")][..], "/nix/var/log/nix"),
-        (&[("NIX_LOG_DIR", "/l/")], "/l"),
+        (&[][..], "/nix/var/log/nix"),
+        (&[("NIX_STATE_DIR", "/v")], "/nix/var/log/nix"),
+        (&[("NIX_LOG_DIR", "/l/./x")], "/l/x"),
         (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "daemon")], "/l"),
-        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "local?root=/r")], "/r/nix/var/log/nix"),
-        (&[("NIX_REMOTE", "/r?log=/l")], "/l"),
+        (&[("NIX_LOG_DIR", "/l"), ("NIX_REMOTE", "/r")], "/r/nix/var/log/nix"),
+        (&[("NIX_REMOTE", "/r?log=/m")], "/m"),
     ] {
         assert_eq!(from(variables).expect("a store").log_directory(), Path::new(expected), "{variables:?}");
     }
-    assert_eq!(Store::in_root(Path::new("/r")).expect("a store").log_directory(), Path::new("/r/nix/var/log/nix"));
+    let chroot = Store::in_root(Path::new("/r")).expect("a store");
+    assert_eq!(chroot.log_directory(), Path::new("/r/nix/var/log/nix"));
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! What is told at the head of an interactive session: which build this is, and how it failed.
+
+use super::say::printable;
+use crate::failed_build::FailedBuild;
+use crate::failed_log::{FailedLog, Origin};
+
+/// As much as is shown of a line of the log, in characters: compilers are called with long lines.
+const LINE_LENGTH: usize = 400;
+
+/// A few lines: the derivation, the phase that failed, the last lines of the log, and one line of help. What the build says of itself is
+/// escaped, so that a terminal takes it for text.
+///
+/// The exit status is not among it: Nix tells it, and writes it nowhere.
+pub fn header(build: &FailedBuild, log: Option<&FailedLog>) -> String {
+    let directory = build.name().display().to_string();
+    let name = match &build.derivation {
+        Some(derivation) => derivation.name().escape_ascii().to_string(),
+        None => directory.clone(),
+    };
+    let mut lines = Vec::new();
+    let phase = log.and_then(FailedLog::failed_phase).filter(|_| build.kept.is_some());
+    lines.push(match (phase, &build.kept) {
+        (Some(phase), _) => format!("{name} failed in {phase}"),
+        (None, Some(_)) => format!("{name} failed"),
+        (None, None) => format!("{name}, before it is built"),
+    });
+    if let Some(derivation) = &build.derivation {
+        lines.push(format!("  derivation: {}", derivation.path.display()));
+    }
+    lines.extend(log.and_then(|log| log.caution(build)).map(|caution| format!("  {caution}")));
+    if let Some(failed) = log.filter(|log| build.kept.is_some() && log.origin != Origin::Success) {
+        lines.push(format!("  last lines of {}:", failed.log.path().display()));
+        lines.extend(failed.log.last_lines().iter().map(|line| format!("  > {}", shortened(line))));
+    }
+    let resume = phase.map(|phase| format!("; «nix-build-shell resume {directory}» runs {phase} and all after it"));
+    let is_copy = if build.kept.is_some() { ", and what you change is changed in a copy" } else { "" };
+    lines.push(format!("«exit» leaves the sandbox{is_copy}{}", resume.unwrap_or_default()));
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(LINE_LENGTH) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(shortened("é"), "é");
+        assert_eq!(shortened(&"é".repeat(400)), "é".repeat(400));
+        assert_eq!(shortened(&"é".repeat(401)), "é".repeat(400) + "…");
+    }
+}

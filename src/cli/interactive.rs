@@ -1,0 +1,105 @@
+//! An interactive session: its shell, its prompt, and what was typed in the ones before.
+
+use anyhow::{Result, bail};
+use rustix::stdio::{stderr, stdin};
+use rustix::termios::isatty;
+
+use super::sandbox_options::SandboxOptions;
+use super::say::say_error;
+use crate::caller::Caller;
+use crate::failed_build::FailedBuild;
+use crate::failed_log::FailedLog;
+use crate::history::History;
+use crate::plan::Session;
+use crate::scratch::Scratch;
+use crate::session_shell::SessionShell;
+
+/// Whether somebody is there to type: as a shell sees it, on standard input and standard error.
+pub fn is_at_terminal() -> bool {
+    isatty(stdin()) && isatty(stderr())
+}
+
+/// What a session needs on this side of the sandbox.
+#[derive(Debug)]
+pub struct Interactive {
+    /// What the sandbox is told.
+    pub session: Session,
+    history: Option<History>,
+}
+
+impl Interactive {
+    /// Prepares a session in the sandbox of `build`, to which its shell is added; `log` tells what failed. Nothing is made yet.
+    ///
+    /// # Errors
+    /// Where `--shell` is no bash in the store.
+    pub fn prepare(build: &mut FailedBuild, options: &SandboxOptions, log: Option<&FailedLog>) -> Result<Self> {
+        let shell = SessionShell::choose(build, options.shell.as_deref())?;
+        let derivation = build.derivation.as_ref();
+        let name = derivation.map_or("build".into(), |derivation| String::from_utf8_lossy(derivation.package_name()));
+        // A phase is called what the build likes to call it; in a prompt that is read by the shell.
+        let failed_phase = log.and_then(FailedLog::failed_phase).filter(|phase| is_identifier(phase));
+        let source_root = log.and_then(|log| log.log.source_root());
+        Ok(Self {
+            session: Session {
+                shell,
+                name: name.into_owned(),
+                failed_phase: failed_phase.map(String::from),
+                source_root: source_root.map(String::from),
+            },
+            history: None,
+        })
+    }
+
+    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be
+    /// kept is said, and no error.
+    ///
+    /// # Errors
+    /// As of [`Scratch::add_session`].
+    pub fn fill(&mut self, scratch: &Scratch, build: &FailedBuild, caller: &Caller) -> Result<()> {
+        let history = build.derivation.as_ref().map(|derivation| History::of(derivation, caller)).transpose();
+        self.history = history.unwrap_or_else(|error| {
+            say_error(&error.context("what you type is not kept for the next session"));
+            None
+        });
+        scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), caller)
+    }
+
+    /// Keeps what was typed, when the session has ended. That it cannot be kept is said, and no error.
+    pub fn keep_history(&self, scratch: &Scratch, caller: &Caller) {
+        if let (Some(history), Some(typed)) = (&self.history, scratch.history_of_session())
+            && let Err(error) = history.keep(&typed, caller)
+        {
+            say_error(&error.context("what you typed is not kept for the next session"));
+        }
+    }
+}
+
+impl SandboxOptions {
+    /// Refuses `--shell` where there is no session.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn refuse_shell(&self) -> Result<()> {
+        match &self.shell {
+            Some(shell) => {
+                bail!("--shell {} is for a session, without COMMAND and on a terminal", shell.display())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_identifier(phase: &str) -> bool {
+    phase.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !phase.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_with_an_odd_name_is_not_shown() {
+        assert!(is_identifier("buildPhase") && is_identifier("my_phase2"));
+        assert!(!is_identifier("") && !is_identifier("$(id)") && !is_identifier("a b") && !is_identifier("\x1b[0m"));
+    }
+}

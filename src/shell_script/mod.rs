@@ -1,0 +1,207 @@
+//! What a build's bash is told to do in the sandbox.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::build_shell::BuildShell;
+
+/// Runs phases of a build: what it takes stands at its head.
+const RESUME: &str = include_str!("resume.sh");
+/// Has bash read its first argument as a file, with the others as arguments. Bash loses the exit status of a phase that fails in a
+/// `-c`, and no file of ours is to be seen in the build. As in a build, nothing is to be read from the standard input.
+const AS_FILE: &str = r#"exec 9<<<"$1" < /dev/null; shift; exec "$0" -e /dev/fd/9 "$@""#;
+
+/// Has a builder nothing to read.
+const AS_BUILDER: &str = r#"exec "$@" < /dev/null"#;
+
+/// What is run of a build by stdenv.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phases {
+    /// A phase and all after it. The phase begins in this directory, a path in the sandbox.
+    From(String, PathBuf),
+    /// One phase.
+    Only(String, PathBuf),
+}
+
+/// The command that runs `phases` with `shell`, as far as the build's stdenv has them, without reading from a terminal.
+///
+/// It ends as the build would have ended: with the status of the phase that fails, after stdenv's failure hook. Where there is no such
+/// phase or directory it says so and ends with the status 125.
+pub fn resume(shell: &BuildShell, phases: &Phases) -> Vec<OsString> {
+    let shell: OsString = shell.path.clone().into();
+    let mut command: Vec<OsString> = vec![shell.clone(), "-c".into(), AS_FILE.into(), shell, RESUME.into()];
+    match phases {
+        Phases::From(phase, directory) => command.extend(["from".into(), phase.into(), directory.into()]),
+        Phases::Only(phase, directory) => command.extend(["only".into(), phase.into(), directory.into()]),
+    }
+    command
+}
+
+/// The command that runs a builder with its arguments, as Nix does: without anything to read.
+pub fn whole_build(shell: &BuildShell, builder: &[u8], arguments: &[Vec<u8>]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec![shell.path.clone().into()];
+    command.extend(shell.applet.clone());
+    command.extend(["-c", AS_BUILDER, "--"].map(OsString::from));
+    let of_builder = [builder].into_iter().chain(arguments.iter().map(Vec::as_slice));
+    command.extend(of_builder.map(|word| OsString::from_vec(word.to_vec())));
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Output};
+
+    use tempfile::TempDir;
+
+    use std::path::Path;
+
+    use super::*;
+
+    /// As much of a stdenv as there was before it had runPhase and definePhases.
+    const OLD_STDENV: &str = r#"
+        set -e
+        exitHandler() { local status=$?; if [ $status != 0 ]; then echo "hook after $status"; fi; exit $status; }
+        trap exitHandler EXIT
+        dumpVars() { echo "dump in ${PWD##*/}, before: ${OLDPWD##*/}, A=$A"; }
+        showPhaseHeader() { echo "header $1"; }
+        export A="$A again"
+        unpackPhase() { mkdir src; sourceRoot=src; }
+        buildPhase() { echo "build ${PWD##*/}"; read -r line || echo nothing to read; }
+        checkPhase() { echo check; false; echo not reached; }
+        otherPhase() { echo other; }
+    "#;
+    const NEW_STDENV: &str = "
+        runPhase() { echo \"new $*\"; eval \"${!1:-$1}\"; }
+        definePhases() { phases=${phases:-\"unpackPhase otherPhase buildPhase\"}; }
+    ";
+
+    fn run(stdenv: &str, variables: &[(&str, &str)], how: &dyn Fn(&Path) -> Vec<OsString>) -> Output {
+        let top = TempDir::new().unwrap();
+        let build = top.path().join("build");
+        fs::create_dir_all(build.join("here")).unwrap();
+        fs::write(top.path().join("setup"), stdenv).unwrap();
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let command = how(&build.join("here"));
+        Command::new(&command[0])
+            .args(&command[1..])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("NIX_BUILD_TOP", &build)
+            .env("stdenv", top.path())
+            .env("A", "once")
+            .envs(variables.iter().copied())
+            .current_dir(build)
+            .output()
+            .unwrap()
+    }
+
+    fn bash() -> BuildShell {
+        BuildShell { path: "/bin/bash".into(), applet: None, file: "/bin/bash".into() }
+    }
+
+    fn from(phase: &'static str) -> impl Fn(&Path) -> Vec<OsString> {
+        move |directory| resume(&bash(), &Phases::From(phase.into(), directory.into()))
+    }
+
+    fn only(phase: &'static str) -> impl Fn(&Path) -> Vec<OsString> {
+        move |directory| resume(&bash(), &Phases::Only(phase.into(), directory.into()))
+    }
+
+    fn said(output: &Output) -> (Vec<String>, String, i32) {
+        let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(String::from).collect::<Vec<_>>();
+        (lines(&output.stdout), lines(&output.stderr).join("\n"), output.status.code().unwrap_or(-1))
+    }
+
+    #[test]
+    fn a_stdenv_without_run_phase_goes_on_as_its_generic_build_did() {
+        let phases = [("phases", "unpackPhase buildPhase checkPhase otherPhase"), ("doCheck", "1")];
+        let (lines, errors, status) = said(&run(OLD_STDENV, &phases, &from("buildPhase")));
+        assert_eq!(
+            lines,
+            [
+                "header buildPhase",
+                "dump in here, before: build, A=once",
+                "build here",
+                "nothing to read",
+                "header checkPhase",
+                "dump in here, before: build, A=once",
+                "check",
+                "hook after 1"
+            ]
+        );
+        assert_eq!((errors.as_str(), status), ("", 1));
+    }
+
+    #[test]
+    fn its_phases_are_the_usual_ones_and_switches_hold() {
+        let variables = [
+            ("dontPatch", "1"),
+            ("dontConfigure", "1"),
+            ("dontInstall", "1"),
+            ("dontFixup", "1"),
+            ("postPhases", "otherPhase"),
+            ("buildPhase", "echo instead"),
+            ("NIX_LOG_FD", "2"),
+        ];
+        let (lines, errors, status) = said(&run(OLD_STDENV, &variables, &from("unpackPhase")));
+        let lines: Vec<_> = lines.iter().filter(|line| !line.starts_with("header")).map(String::as_str).collect();
+        assert_eq!(
+            lines,
+            [
+                "dump in here, before: build, A=once",
+                "dump in src, before: here, A=once",
+                "instead",
+                "dump in src, before: here, A=once",
+                "other"
+            ]
+        );
+        let mark = |phase| format!("@nix {{ \"action\": \"setPhase\", \"phase\": \"{phase}\" }}");
+        assert_eq!(errors, ["unpackPhase", "buildPhase", "otherPhase"].map(mark).join("\n"));
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn a_newer_stdenv_does_it_itself() {
+        let stdenv = [OLD_STDENV, NEW_STDENV].concat();
+        let (lines, errors, status) = said(&run(&stdenv, &[], &from("otherPhase")));
+        assert_eq!(lines, ["new otherPhase", "other", "new buildPhase", "build here", "nothing to read"]);
+        assert_eq!((errors.as_str(), status), ("", 0));
+        assert_eq!(said(&run(&stdenv, &[], &only("otherPhase"))).0, ["new otherPhase", "other"]);
+        assert_eq!(said(&run(&stdenv, &[("doCheck", "1")], &only("checkPhase"))).2, 1);
+    }
+
+    #[test]
+    fn a_whole_build_is_the_builder_with_nothing_to_read() {
+        let arguments = ["-ec", "read -r line || echo nothing for \"$*\"; exit 3", "builder", "two  words"];
+        let builder = |_: &Path| whole_build(&bash(), b"/bin/bash", &arguments.map(|word| word.as_bytes().to_vec()));
+        assert_eq!(said(&run("", &[], &builder)), (vec!["nothing for two  words".into()], String::new(), 3));
+    }
+
+    #[test]
+    fn structured_attributes_are_arrays_again() {
+        let stdenv = [OLD_STDENV, NEW_STDENV, "otherPhase() { echo \"${#list[@]}: ${list[1]}\"; }"].concat();
+        let attributes = TempDir::new().unwrap();
+        let file = attributes.path().join("attrs.sh");
+        fs::write(&file, "declare -a list=('one' 'two words')\n").unwrap();
+        let variables = [("NIX_ATTRS_SH_FILE", file.to_str().unwrap())];
+        assert_eq!(said(&run(&stdenv, &variables, &only("otherPhase"))).0, ["new otherPhase", "2: two words"]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_without_stdenvs_hooks() {
+        let (lines, errors, status) = said(&run(OLD_STDENV, &[("phases", "a b")], &from("otherPhase")));
+        assert_eq!((lines.len(), status), (0, 125));
+        assert_eq!(errors, "nix-build-shell: there is no phase otherPhase; the phases are: a b");
+        let (_, errors, status) = said(&run(OLD_STDENV, &[], &only("checkPhase")));
+        assert_eq!(errors, "nix-build-shell: checkPhase is left out of this build by doCheck, which is «»");
+        assert_eq!(status, 125);
+        let elsewhere = |_: &Path| resume(&bash(), &Phases::Only("buildPhase".into(), "/no/where".into()));
+        let (_, errors, status) = said(&run(OLD_STDENV, &[], &elsewhere));
+        assert_eq!(errors, "nix-build-shell: there is no directory /no/where, in which buildPhase is to begin");
+        assert_eq!(status, 125);
+        assert_eq!(said(&run(OLD_STDENV, &[], &only("nonsense"))).2, 125);
+    }
+}

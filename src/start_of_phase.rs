@@ -1,0 +1,58 @@
+//! What a phase of a failed build found when it began.
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp, statx};
+
+use crate::failed_build::FailedBuild;
+use crate::kept_build::KeptBuild;
+use crate::nix::BuildLog;
+
+/// The directory in which a phase begins, as the sandbox has it. For the phase that failed and those after it, it is where the last
+/// phase began, if that can be read; for one that is `before_failure`, and else, the root of the sources.
+pub fn directory_of(build: &FailedBuild, before_failure: bool, log: Option<&BuildLog>) -> PathBuf {
+    let kept = build.kept.as_ref();
+    let path = |name| kept.and_then(|kept| kept.variable(name)).map(|value| PathBuf::from(OsStr::from_bytes(value)));
+    let last = path("PWD").filter(|directory| directory.is_absolute());
+    // Where Nix has no sandbox, the build was elsewhere.
+    let top = path("NIX_BUILD_TOP").unwrap_or_else(|| build.build_directory.clone());
+    let below_top = last.as_deref().and_then(|last| last.strip_prefix(&top).ok());
+    match (&last, below_top) {
+        (Some(_), Some(below)) if !before_failure => return joined(&build.build_directory, below),
+        (Some(last), None) if !before_failure => return last.clone(),
+        _ => {}
+    }
+    let told = path("sourceRoot").or_else(|| log?.source_root().map(PathBuf::from));
+    let first = || below_top?.components().next().map(|first| PathBuf::from(first.as_os_str()));
+    joined(&build.build_directory, &told.or_else(first).unwrap_or_default())
+}
+
+/// Without a slash at the end, as bash has a directory.
+fn joined(top: &Path, below: &Path) -> PathBuf {
+    let parts = below.components().filter(|part| *part != Component::CurDir);
+    parts.fold(top.to_owned(), |path, part| path.join(part))
+}
+
+/// Takes away the outputs that are younger than the file in which stdenv has noted the start of the last phase: that phase has made
+/// them, and will make them again. `outputs` are names in the store directory `store`.
+///
+/// Where the file system does not tell when a file was made, they stay.
+pub fn outputs_at_start(outputs: &mut Vec<CString>, kept: &KeptBuild, store: &Path) {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let Ok(began) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return };
+    outputs.retain(|name| {
+        let output = store.join(OsStr::from_bytes(name.to_bytes()));
+        match statx(rustix::fs::CWD, &output, flags, StatxFlags::BTIME) {
+            Ok(status) if status.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+                order(&status.stx_btime) < order(&began.stx_mtime)
+            }
+            _ => true,
+        }
+    });
+}
+
+fn order(time: &StatxTimestamp) -> (i64, u32) {
+    (time.tv_sec, time.tv_nsec)
+}
