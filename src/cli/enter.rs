@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::SandboxOptions;
-use super::say::{printable, say_error};
+use super::say::printable;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
@@ -31,6 +32,10 @@ pub struct Options {
     /// Options of the sandbox.
     #[command(flatten)]
     pub sandbox: SandboxOptions,
+
+    /// The patch of what was changed in the sandbox.
+    #[command(flatten)]
+    pub patch: PatchOptions,
 
     /// Print what would be done, a step a line, and do nothing
     #[arg(long)]
@@ -56,15 +61,20 @@ pub fn run(options: &Options) -> Result<u8> {
     let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
+    let patch = options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
     options.sandbox.tell(&build, &copied, &plan);
     let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
-    let status = session::wait(&mut sandbox, &signals)?;
+    let status = session::wait(&mut sandbox, &signals);
     drop(terminal);
-    // While the kernel takes the empty sandbox down. What resists, a later run removes.
-    scratch.remove().unwrap_or_else(|error| say_error(&error));
-    Ok(status)
+    if status.is_err() {
+        // Nothing is to change any more what is saved.
+        drop(sandbox);
+    }
+    // While the kernel takes the empty sandbox down.
+    save_and_remove(patch, scratch);
+    status
 }
 
 /// Prints what would be done: what is copied, then the plan.

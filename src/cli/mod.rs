@@ -1,6 +1,7 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
 mod enter;
+mod patch_options;
 mod sandbox_options;
 mod say;
 
