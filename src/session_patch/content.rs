@@ -11,20 +11,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, OFlags, fstat, readlinkat, statat};
 
 use super::format::FileMode;
-use super::tree::{Entry, Kind, open_as_owner};
-use crate::quiet_open::open_quietly;
+use super::tree::{Access, Entry, Kind, open};
 
 /// Far more than anybody's source file.
 pub(super) const LARGEST: u64 = 32 << 20;
-
-/// Who opens a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Somebody who leaves no trace in it.
-    Quietly,
-    /// Its owner, who can lift its mode where that is in the way.
-    AsOwner,
-}
 
 /// A file or link as it is now.
 #[derive(Debug)]
@@ -46,15 +36,11 @@ impl Content {
     }
 
     fn open(top: &OwnedFd, path: &[u8], access: Access) -> Result<Self> {
-        let open = |parent: &OwnedFd, name: &CString, flags: OFlags| match access {
-            Access::Quietly => open_quietly(parent, name.as_c_str(), flags | OFlags::NOFOLLOW | OFlags::NONBLOCK),
-            Access::AsOwner => open_as_owner(parent, name, flags),
-        };
         let mut parent = rustix::io::dup(top)?;
         let mut names = path.split(|byte| *byte == b'/').map(CString::new).collect::<Result<Vec<_>, _>>()?;
         let name = names.pop().context("it has no name")?;
         for directory in &names {
-            parent = open(&parent, directory, OFlags::DIRECTORY)?;
+            parent = open(&parent, directory, OFlags::DIRECTORY, access)?;
         }
         let entry = Entry::of(&statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?);
         if entry.kind == Kind::Link {
@@ -64,7 +50,7 @@ impl Content {
         if entry.kind != Kind::File {
             bail!("it is no regular file");
         }
-        let file = open(&parent, &name, OFlags::empty())?;
+        let file = open(&parent, &name, OFlags::empty(), access)?;
         // What was opened may be another one by now.
         let entry = Entry { executable: entry.executable, ..Entry::of(&fstat(&file)?) };
         if entry.kind != Kind::File || entry.size > LARGEST {

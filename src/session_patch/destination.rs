@@ -180,15 +180,14 @@ fn state_directory(caller: &Caller) -> Result<PathBuf> {
         home_of(caller.uid.as_raw()),
     ];
     let candidates = absolute("XDG_STATE_HOME").into_iter().chain(homes.into_iter().flatten().map(below_home));
-    let mut failure = anyhow!("neither XDG_STATE_HOME nor HOME says where to write a patch");
-    for candidate in candidates.filter(|path| !caller.is_root() || is_roots(path)) {
-        let directory = candidate.join(OWN_DIRECTORY);
-        match DirBuilder::new().recursive(true).mode(0o700).create(&directory) {
-            Ok(()) => return Ok(directory),
-            Err(error) => failure = anyhow!("cannot make the directory {}: {error}", directory.display()),
-        }
-    }
-    Err(failure)
+    let first = candidates.into_iter().find(|path| !caller.is_root() || is_roots(path));
+    let directory = first.context("neither XDG_STATE_HOME nor HOME says where to write the patch")?.join(OWN_DIRECTORY);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .with_context(|| format!("cannot make the directory {} for the patch", directory.display()))?;
+    Ok(directory)
 }
 
 /// Whether what there is of a path belongs to root: «su» leaves HOME as it was, and in his own home a user could lead root astray.

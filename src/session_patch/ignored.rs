@@ -10,7 +10,8 @@ use std::path::Path;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::content::{Access, Content};
+use super::content::Content;
+use super::tree::Access;
 
 /// Far more than anybody writes; what is beyond is not taken for one.
 const MOST_BYTES: usize = 256 << 10;

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use self::content::{Access, Content, LARGEST};
+use self::content::{Content, LARGEST};
 use self::destination::Destination;
 use self::format::{FileChange, Version};
 use self::ignored::Ignored;
@@ -28,7 +28,7 @@ use self::origin::{FromSource, Origin};
 use self::renames::pair_renames;
 use self::rule::{Rule, Verdict, touched};
 use self::summary::Summary;
-use self::tree::{Entry, Kind, Tree};
+use self::tree::{Access, Entry, Kind, Tree};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
@@ -66,7 +66,7 @@ impl<'a> SessionPatch<'a> {
         };
         let destination = Destination::new(file, kept, caller)?;
         let copy = scratch.open_build()?;
-        let before = Tree::of(&copy)?;
+        let before = Tree::of(&copy, Access::Quietly)?;
         Ok(Some(Self { build, kept, caller, copy, before, destination }))
     }
 
@@ -76,7 +76,7 @@ impl<'a> SessionPatch<'a> {
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.
     pub fn save(self) -> Result<Vec<String>> {
-        let after = Tree::of(&self.copy)?;
+        let after = self.caller.with_own_rights(|| Tree::of(&self.copy, Access::AsOwner))??;
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }

@@ -161,16 +161,28 @@ fn source_directory(path: &Path, store: &Store) -> Option<(Vec<u8>, PathBuf)> {
     is_directory.then_some((name, physical))
 }
 
-/// When the build began: Nix made its directory then. A copy of that is younger, but stdenv's dump of the environment, which a copy
-/// keeps the time of, is no older than the build.
+/// When the build began: Nix made its directory then. A copy of that is younger than stdenv's dump of the environment, of which it
+/// keeps the time: then nothing of the source is younger than `SOURCE_DATE_EPOCH`, which stdenv takes from the source.
 fn began(kept: &KeptBuild) -> Option<Moment> {
     let birth = statx(&kept.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
     let birth = birth.filter(|status| status.stx_mask & StatxFlags::BTIME.bits() != 0);
     let birth = birth.map(|status| (status.stx_btime.tv_sec, i64::from(status.stx_btime.tv_nsec)));
     let dump =
         statat(&kept.handle, "env-vars", AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| Entry::of(&status).modified);
-    birth.into_iter().chain(dump).min()
+    let epoch: Option<i64> =
+        kept.variable("SOURCE_DATE_EPOCH").and_then(|value| str::from_utf8(value).ok()?.parse().ok());
+    match (birth, dump) {
+        (Some(birth), Some(dump)) if birth <= dump => Some(birth),
+        (Some(birth), None) => Some(birth),
+        (_, dump) => match epoch {
+            Some(seconds) if seconds > NO_EPOCH => Some((seconds, 1_000_000_000)),
+            _ => dump,
+        },
+    }
 }
+
+/// What stdenv sets `SOURCE_DATE_EPOCH` to where it knows nothing better: 1980, the first year of zip archives.
+const NO_EPOCH: i64 = 315_532_800;
 
 #[cfg(test)]
 mod tests {

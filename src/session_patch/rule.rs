@@ -51,7 +51,7 @@ impl Rule<'_> {
             _ if is_product(name_of(path)) => Verdict::Product,
             // What the build has made and the session removed, nobody has typed.
             (_, None) => Verdict::ProbableProduct,
-            _ if self.looks_made(path) => Verdict::ProbableProduct,
+            _ if self.looks_made(path) || self.is_among_products(path) => Verdict::ProbableProduct,
             (FromSource::No, Some(_)) => Verdict::Elsewhere,
             (FromSource::Perhaps, Some(_)) => place,
         }
@@ -64,13 +64,9 @@ impl Rule<'_> {
         if after.modified < self.before.last_change() {
             return Verdict::Older;
         }
-        let is_in_build = |directory: &[u8]| {
-            self.before.get(directory).is_none() && is_build_directory(name_of(directory))
-                || self.origin.is_made_by_build(directory, self.before)
-        };
-        // The source's own directory is none that the build made, whatever it looks like.
-        let in_source = |directory: &&[u8]| directory.len() > self.origin.root.len();
-        if directories_of(path).filter(in_source).any(is_in_build) || self.looks_made(path) {
+        let is_new_build =
+            |directory: &[u8]| self.before.get(directory).is_none() && is_build_directory(name_of(directory));
+        if directories_of(path).any(is_new_build) || self.is_among_products(path) || self.looks_made(path) {
             return Verdict::ProbableProduct;
         }
         if self.origin.contains(path) {
@@ -83,6 +79,13 @@ impl Rule<'_> {
         } else {
             Verdict::ProbableProduct
         }
+    }
+
+    /// Whether the build has made a directory that it is in.
+    fn is_among_products(&self, path: &[u8]) -> bool {
+        // That of the source itself is none that the build made, whatever it looks like.
+        let in_source = |directory: &&[u8]| directory.len() > self.origin.root.len();
+        directories_of(path).filter(in_source).any(|directory| self.origin.is_made_by_build(directory, self.before))
     }
 
     /// Whether the source says that this file is none of it, or has what it would be made from.

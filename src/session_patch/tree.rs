@@ -3,17 +3,29 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ops::Bound;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fstat, openat, statat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::quiet_open::open_quietly;
 
 /// Deeper than any source is nested. Each level takes two descriptors.
 const DEEPEST: usize = 200;
 
 /// A moment: seconds and nanoseconds since 1970.
 pub(super) type Moment = (i64, i64);
+
+/// Who looks at files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Somebody who leaves no trace.
+    Quietly,
+    /// Their owner, who lifts a mode that is in his way: for a file until it is open, for a directory for good.
+    AsOwner,
+}
 
 /// What `stat(2)` tells of one file, link or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +90,14 @@ impl Tree {
     ///
     /// # Errors
     /// Only where `top` itself cannot be read.
-    pub fn of(top: &OwnedFd) -> Result<Self> {
+    pub fn of(top: &OwnedFd, access: Access) -> Result<Self> {
         let mut tree = Self::default();
         let directory = Dir::read_from(top).context("cannot read the copy of the build directory")?;
-        tree.add(directory, &mut Vec::new(), DEEPEST);
+        tree.add(directory, &mut Vec::new(), access, DEEPEST);
         Ok(tree)
     }
 
-    fn add(&mut self, mut directory: Dir, path: &mut Vec<u8>, levels: usize) {
+    fn add(&mut self, mut directory: Dir, path: &mut Vec<u8>, access: Access, levels: usize) {
         let length = path.len();
         while let Some(entry) = directory.read() {
             path.truncate(length);
@@ -111,9 +123,9 @@ impl Tree {
             if entry.kind != Kind::Directory {
                 continue;
             }
-            let opened = directory.fd().and_then(|parent| open_as_owner(parent, name, OFlags::DIRECTORY));
+            let opened = directory.fd().and_then(|parent| open(parent, name, OFlags::DIRECTORY, access));
             match opened.and_then(Dir::new) {
-                Ok(below) if levels > 1 => self.add(below, path, levels - 1),
+                Ok(below) if levels > 1 => self.add(below, path, access, levels - 1),
                 Ok(_) => self.too_deep.push(path.clone()),
                 Err(_) => self.closed.push(path.clone()),
             }
@@ -148,27 +160,42 @@ impl Tree {
     }
 }
 
-/// Opens `name` for reading, even where its mode forbids it to its owner, who is us: then the mode is lifted meanwhile.
+/// Opens the file or directory `name` for reading. A directory is opened to look at what is in it.
 ///
 /// # Errors
 /// As of [`openat(2)`](https://man7.org/linux/man-pages/man2/openat.2.html); a link is `ELOOP`, or `ENOTDIR`.
-pub(super) fn open_as_owner(parent: impl std::os::fd::AsFd, name: &CStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open(
+    parent: impl AsFd + Copy,
+    name: &CStr,
+    flags: OFlags,
+    access: Access,
+) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match openat(&parent, name, flags | OFlags::RDONLY, Mode::empty()) {
-        Err(Errno::ACCESS) => {}
+    let is_directory = flags.contains(OFlags::DIRECTORY);
+    let closed = match open_quietly(parent, name, flags) {
+        Ok(opened) if access == Access::AsOwner && is_directory && !may_enter(&opened)? => opened,
+        Err(Errno::ACCESS) if access == Access::AsOwner => {
+            openat(parent, name, flags.difference(OFlags::NONBLOCK) | OFlags::PATH, Mode::empty())?
+        }
         result => return result,
-    }
-    let closed = openat(&parent, name, flags.difference(OFlags::NONBLOCK) | OFlags::PATH, Mode::empty())?;
+    };
     let before = fstat(&closed)?.st_mode;
-    // Through the descriptor, since a name could have come to mean something else; it may be a link, which has no mode.
-    let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
     if FileType::from_raw_mode(before) == FileType::Symlink {
         return Err(Errno::LOOP);
     }
+    // Through the descriptor, since a name could have come to mean something else.
+    let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
     chmodat(CWD, &path, Mode::RWXU, AtFlags::empty())?;
-    let opened = openat(&parent, name, flags | OFlags::RDONLY, Mode::empty());
-    chmodat(CWD, &path, Mode::from_raw_mode(before), AtFlags::empty())?;
+    let opened = open_quietly(parent, name, flags);
+    if !is_directory {
+        chmodat(CWD, &path, Mode::from_raw_mode(before), AtFlags::empty())?;
+    }
     opened
+}
+
+/// Whether a directory's owner may reach what is in it. Root may anything.
+fn may_enter(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(geteuid().is_root() || Mode::from_raw_mode(fstat(directory)?.st_mode).contains(Mode::XUSR))
 }
 
 #[cfg(test)]
@@ -197,7 +224,7 @@ pub(super) mod tests {
         fs::create_dir_all(top.path().join("a/b")).unwrap();
         fs::write(top.path().join("a/b/file"), "four").unwrap();
         std::os::unix::fs::symlink("/", top.path().join("link")).unwrap();
-        let tree = Tree::of(&fs::File::open(top.path()).unwrap().into()).unwrap();
+        let tree = Tree::of(&fs::File::open(top.path()).unwrap().into(), Access::AsOwner).unwrap();
         let found: Vec<_> = tree.iter().map(|(path, entry)| (path, entry.kind)).collect();
         let expected: [(&[u8], Kind); 4] =
             [(b"a", Kind::Directory), (b"a/b", Kind::Directory), (b"a/b/file", Kind::File), (b"link", Kind::Link)];
@@ -209,22 +236,27 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_directory_that_its_owner_closed_is_read_and_closed_again() {
+    fn a_directory_that_its_owner_closed_is_read_by_him_and_by_nobody_else() {
         let top = tempfile::tempdir().unwrap();
-        let closed = top.path().join("closed");
-        fs::create_dir(&closed).unwrap();
-        fs::write(closed.join("file"), "").unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
-        let tree = Tree::of(&fs::File::open(top.path()).unwrap().into()).unwrap();
-        assert!(tree.get(b"closed/file").is_some());
-        assert_eq!(closed.metadata().unwrap().permissions().mode() & 0o777, 0);
+        for (name, mode) in [("none", 0o000), ("listed", 0o400)] {
+            let closed = top.path().join(name);
+            fs::create_dir(&closed).unwrap();
+            fs::write(closed.join("file"), "").unwrap();
+            fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let handle = fs::File::open(top.path()).unwrap().into();
+        let quietly = Tree::of(&handle, Access::Quietly).unwrap();
+        assert_eq!(quietly.closed.len(), if geteuid().is_root() { 0 } else { 2 });
+        assert_eq!(top.path().join("none").metadata().unwrap().permissions().mode() & 0o777, 0);
+        let as_owner = Tree::of(&handle, Access::AsOwner).unwrap();
+        assert!(as_owner.get(b"none/file").is_some() && as_owner.get(b"listed/file").is_some());
     }
 
     #[test]
     fn what_is_nested_too_deeply_is_named() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("d/".repeat(DEEPEST + 1))).unwrap();
-        let tree = Tree::of(&fs::File::open(top.path()).unwrap().into()).unwrap();
+        let tree = Tree::of(&fs::File::open(top.path()).unwrap().into(), Access::AsOwner).unwrap();
         assert_eq!((tree.too_deep.len(), tree.closed.len()), (1, 0));
         assert_eq!(tree.iter().count(), DEEPEST);
     }
