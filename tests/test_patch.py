@@ -37,6 +37,8 @@ FILES = {
     b"picture.png": bytes(range(256)),
     b"photo.png": bytes(range(255, -1, -1)),
     b"sub/deeper/file.h": b"1\n",
+    b"a/file": b"one\n",
+    b"b/file": b"two\n",
     b".gitignore": b"*.gen\n",
 }
 LINKS = {b"link": b"plain.c", b"old-link": b"plain.c", b"to-be-a-file": b"plain.c", b"upwards": b"../../elsewhere"}
@@ -272,19 +274,11 @@ def test_a_change_that_hides_its_time_is_found(caller, state):
 
 
 def test_a_file_of_a_directory_that_took_anothers_place_is_found(caller, state, odd):
-    """Its own times and its length are those of the file that was there."""
+    """Its times and its length are those of the file that was there."""
     _, kept = odd
-    kept = own_copy(caller, kept)
-    top = kept / "odd"
-    for name, text in {"a": "one\n", "b": "two\n"}.items():
-        (top / name).mkdir()
-        (top / name / "file").write_text(text)
-        os.utime(top / name / "file", ns=(1, 1))
-    subprocess.run(["chown", "-hR", f"{caller.uid}:{caller.uid}", kept], check=True)
-    result = session_of(caller, "mv a c; mv b a; mv c b", kept)
-    # The build had made them, as far as anybody knows.
-    assert "changes to 2 files" in result.stderr
-    assert b"-one\n+two\n" in only_patch(caller).read_bytes()
+    session_of(caller, "mv a c; mv b a; mv c b", own_copy(caller, kept))
+    text = only_patch(caller).read_bytes()
+    assert b"-one\n+two\n" in text and b"-two\n+one\n" in text
 
 
 PRODUCTS = """
@@ -340,6 +334,7 @@ def test_files_of_an_archive_are_told_from_the_builds_by_their_age(call_as, is_c
     names = re.findall("^diff --git a/(.*) b/", text, re.MULTILINE)
     assert names == ["Makefile.in", "main.c", "patched.c"], text
     assert "Makefile" in re.search("left out .*", result.stderr)[0]
+    assert re.search("the build itself had changed 1 file of these before.*: packed-1.0/patched.c", result.stderr)
 
 
 def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):
@@ -407,6 +402,18 @@ def test_what_the_caller_could_not_read_is_not_taken_for_gone(session, builds, c
     (copy / "odd" / "gone.c").chmod(0o600)
     session_of(user, "echo mine > gone.c; rm gone.c; sed -i 2d plain.c", copy, options=["--ignore-unreadable"])
     assert b"gone.c" not in only_patch(user).read_bytes()
+
+
+def test_a_source_that_was_unpacked_in_the_session_is_compared_with_the_store(caller, state):
+    """Where the caller may read nothing of the directory, or the build had not come far, he begins with an empty one."""
+    kept = caller.make_directory("kept")
+    options = ["--derivation", str(caller.builds.derivation(caller.builds.by_root("greeting")))]
+    script = "unpackPhase; cd greeting; sed -i 's/^TEST_SHELL =$/TEST_SHELL = bash/' Makefile; echo new > new.c"
+    result = caller.enter(build_dir=kept, options=options, input=script, env=state_of(caller))
+    source = caller.builds.packages / "greeting"
+    after = applied(caller, source, only_patch(caller), "patch")
+    assert {name for name in after if after[name] != tree(source).get(name)} == {b"Makefile", b"new.c"}
+    assert "your changes to 2 files of greeting" in result.stderr
 
 
 # --- Where it is -----------------------------------------------------------------------------------------------------

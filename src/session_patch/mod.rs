@@ -80,7 +80,7 @@ impl<'a> SessionPatch<'a> {
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }
-        let origin = Origin::of(self.build, self.kept, &self.before);
+        let origin = Origin::of(self.build, self.kept, &self.before, &after);
         let mut summary = Summary::default();
         let (source, elsewhere) = self.changes(&origin, &after, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
@@ -115,9 +115,12 @@ impl<'a> SessionPatch<'a> {
                 summary.too_large.push(path.into());
                 continue;
             }
-            let Some(change) = self.change(path, old, new)? else {
+            let Some(change) = self.change(origin, path, old, new)? else {
                 continue;
             };
+            if verdict == Verdict::Source && old.is_some_and(|old| was_patched(origin, path, old, &change)) {
+                summary.patched_before.push(path.into());
+            }
             let is_of_build = old.is_some_and(|old| origin.has(path, old) != FromSource::Yes);
             match verdict {
                 _ if is_of_build && !change.has_text() => summary.leave_out(path, Verdict::Product),
@@ -140,10 +143,20 @@ impl<'a> SessionPatch<'a> {
         Ok((finished(source, &origin.root), finished(elsewhere, b"")))
     }
 
-    /// What became of the file `path`; nothing where it is as it was.
-    fn change(&self, path: &[u8], old: Option<&Entry>, new: Option<&Entry>) -> Result<Option<FileChange>> {
+    /// What became of the file `path`; nothing where it is as it was. What was unpacked in the session was as the store has it.
+    fn change(
+        &self,
+        origin: &Origin,
+        path: &[u8],
+        old: Option<&Entry>,
+        new: Option<&Entry>,
+    ) -> Result<Option<FileChange>> {
         let version = |content: Content| Version { path: path.into(), mode: content.mode, content: content.bytes };
-        let old = old.map(|entry| self.original(path, entry)).transpose()?.map(version);
+        let old = match old {
+            Some(entry) => Some(self.original(path, entry)?),
+            None => origin.content(path),
+        };
+        let old = old.map(version);
         let read = |_| self.caller.with_own_rights(|| Content::read(&self.copy, path, Access::AsOwner))?;
         let new = new.map(read).transpose()?.map(version);
         Ok(match (old, new) {
@@ -163,6 +176,17 @@ impl<'a> SessionPatch<'a> {
             bail!("{} was changed in the kept build directory meanwhile", path.escape_ascii());
         }
         Ok(content)
+    }
+}
+
+/// Whether the build itself had changed a file of the source before the session did, as far as anybody knows.
+fn was_patched(origin: &Origin, path: &[u8], before: &Entry, change: &FileChange) -> bool {
+    let (FileChange::Changed { old, .. } | FileChange::Deleted(old)) = change else {
+        return false;
+    };
+    match origin.content(path) {
+        Some(original) => original.bytes != old.content,
+        None => origin.has(path, before) == FromSource::Perhaps,
     }
 }
 

@@ -4,12 +4,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statat, statx};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statat, statx};
 
-use super::tree::{Entry, Kind, Moment, Tree};
+use super::content::Content;
+use super::tree::{Access, Entry, Kind, Moment, Tree};
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::nix::store::Store;
+use crate::quiet_open::open_quietly;
 
 /// The source as the build unpacked it.
 #[derive(Debug)]
@@ -32,10 +34,15 @@ pub(super) enum FromSource {
 }
 
 impl Origin {
-    /// Finds out where the source of `build` is, from the build directory as `before` shows it.
-    pub fn of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Self {
-        let root = root_of(build, kept, before);
-        Self { root, directories: directories_of(build, kept), began: began(kept) }
+    /// Finds out where the source of `build` is, from the build directory as it was before the session; where that had nothing of it
+    /// that we may read, it may have been unpacked in the session.
+    pub fn of(build: &FailedBuild, kept: &KeptBuild, before: &Tree, after: &Tree) -> Self {
+        let directories = directories_of(build, kept);
+        let root = root_of(build, kept, before).unwrap_or_else(|| {
+            let was_unpacked = |(name, _): &&(Vec<u8>, PathBuf)| is_directory(after, name);
+            directories.iter().find(was_unpacked).map(|(name, _)| name.clone()).unwrap_or_default()
+        });
+        Self { root, directories, began: began(kept) }
     }
 
     /// The directory at the top of the build directory that the source was unpacked to.
@@ -51,14 +58,17 @@ impl Origin {
     /// Whether the file `path`, which was there before the session, came with the source.
     pub fn has(&self, path: &[u8], before: &Entry) -> FromSource {
         if let Some(original) = self.original(path) {
-            let is_there =
-                statat(CWD, &original, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|status| Entry::of(&status).is_content());
-            return if is_there { FromSource::Yes } else { FromSource::No };
+            return if is_file(&original) { FromSource::Yes } else { FromSource::No };
         }
         match self.began {
             Some(began) if before.modified < began => FromSource::Yes,
             _ => FromSource::Perhaps,
         }
+    }
+
+    /// Whether the store has the file `path`, which was not there before the session: then it was unpacked once more.
+    pub fn has_original(&self, path: &[u8]) -> bool {
+        self.original(path).is_some_and(|original| is_file(&original))
     }
 
     /// Whether the directory `path` was there before the session, and nothing in it came with the source.
@@ -76,11 +86,24 @@ impl Origin {
         files.peek().is_some() && files.all(|(_, entry)| entry.modified >= began)
     }
 
+    /// The file `path` as it is in the store, if it was copied from there.
+    pub fn content(&self, path: &[u8]) -> Option<Content> {
+        let (directory, below) = self.place(path)?;
+        let handle = open_quietly(CWD, directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).ok()?;
+        Content::read(&handle, below, Access::Quietly).ok()
+    }
+
     /// Where in the store the file `path` was copied from, or would have been.
     fn original(&self, path: &[u8]) -> Option<PathBuf> {
+        let (directory, below) = self.place(path)?;
+        Some(directory.join(OsStr::from_bytes(below)))
+    }
+
+    /// The same as the directory in the store, and the path below it.
+    fn place<'a>(&self, path: &'a [u8]) -> Option<(&Path, &'a [u8])> {
         let (top, directory) = self.directories.iter().find(|(top, _)| is_below(path, top))?;
         let below = path.get(top.len()..)?;
-        Some(directory.join(OsStr::from_bytes(below.strip_prefix(b"/").unwrap_or(below))))
+        Some((directory, below.strip_prefix(b"/").unwrap_or(below)))
     }
 }
 
@@ -88,10 +111,18 @@ fn is_below(path: &[u8], directory: &[u8]) -> bool {
     directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// `sourceRoot`, where the derivation says it; else the directory at the top in which the last phase began; else the only one.
-fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Vec<u8> {
-    let is_directory =
-        |path: &[u8]| path.is_empty() || before.get(path).is_some_and(|entry| entry.kind == Kind::Directory);
+/// Whether there is a file or a link.
+fn is_file(path: &Path) -> bool {
+    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|status| Entry::of(&status).is_content())
+}
+
+fn is_directory(tree: &Tree, path: &[u8]) -> bool {
+    path.is_empty() || tree.get(path).is_some_and(|entry| entry.kind == Kind::Directory)
+}
+
+/// `sourceRoot`, where the derivation says it; else the directory at the top in which the last phase began; else the only one. Where
+/// there are several it is the build directory; where there is none, nobody knows.
+fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Option<Vec<u8>> {
     let below_top = |path: &[u8]| {
         let path = Path::new(OsStr::from_bytes(path));
         let tops = [kept.build_top(), Some(build.build_directory.clone())];
@@ -103,19 +134,20 @@ fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Vec<u8> {
         below.and_then(plain)
     };
     if let Some(root) = attribute(build, kept, "sourceRoot").and_then(|root| below_top(&root))
-        && is_directory(&root)
+        && is_directory(before, &root)
     {
-        return root;
+        return Some(root);
     }
     let directory = kept.variable("PWD").filter(|path| path.starts_with(b"/")).and_then(below_top).unwrap_or_default();
     let top = directory.split(|byte| *byte == b'/').next().unwrap_or_default();
-    if !top.is_empty() && is_directory(top) {
-        return top.to_vec();
+    if !top.is_empty() && is_directory(before, top) {
+        return Some(top.to_vec());
     }
     let mut directories = before.top_directories();
     match (directories.next(), directories.next()) {
-        (Some(only), None) => only.to_vec(),
-        _ => Vec::new(),
+        (Some(only), None) => Some(only.to_vec()),
+        (Some(_), Some(_)) => Some(Vec::new()),
+        (None, _) => None,
     }
 }
 

@@ -45,7 +45,7 @@ impl Rule<'_> {
     }
 
     fn judge_old(&self, path: &[u8], before: &Entry, after: Option<&Entry>) -> Verdict {
-        let place = if self.origin.contains(path) { Verdict::Source } else { Verdict::Elsewhere };
+        let place = self.place(path);
         match (self.origin.has(path, before), after) {
             (FromSource::Yes, _) => place,
             _ if is_product(name_of(path)) => Verdict::Product,
@@ -57,7 +57,14 @@ impl Rule<'_> {
         }
     }
 
+    fn place(&self, path: &[u8]) -> Verdict {
+        if self.origin.contains(path) { Verdict::Source } else { Verdict::Elsewhere }
+    }
+
     fn judge_new(&self, path: &[u8], after: &Entry) -> Verdict {
+        if self.origin.has_original(path) {
+            return self.place(path);
+        }
         if is_product(name_of(path)) || directories_of(path).any(|directory| self.is_marked(directory)) {
             return Verdict::Product;
         }

@@ -18,6 +18,8 @@ pub(super) struct Summary {
     products: Vec<Vec<u8>>,
     probable_products: Vec<Vec<u8>>,
     older: Vec<Vec<u8>>,
+    /// Files in the patch of the source that are no longer, or may not be, as the source has them.
+    pub patched_before: Vec<Vec<u8>>,
     /// Changed files of the source that are no text.
     pub binaries: Vec<Vec<u8>>,
     /// Files that nobody reads.
@@ -76,6 +78,13 @@ impl Summary {
         let products = [self.probable_products, if is_told { self.products } else { Vec::new() }].concat();
         let left_out = |paths: &[Vec<u8>], why: &str| format!("left out {}{why}", files(paths.len()));
         let others = [
+            told(
+                &self.patched_before,
+                format!(
+                    "the build itself had changed {} of these before, so that the patch may not fit the source without that",
+                    files(self.patched_before.len())
+                ),
+            ),
             told(&self.binaries, left_out(&self.binaries, " whose content is no text, so that no patch can hold it")),
             told(&self.too_large, left_out(&self.too_large, &format!(" of more than {} MiB", LARGEST >> 20))),
             told(&products, left_out(&products, " that the build makes, by all appearances")),
