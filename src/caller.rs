@@ -2,7 +2,10 @@
 
 use std::env;
 
-use rustix::process::{Gid, Uid, getegid, geteuid};
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Gid, Uid, dumpable_behavior, getegid, geteuid, set_dumpable_behavior};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// The user and group that the sandbox's one user id and group id are mapped to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +39,54 @@ impl Caller {
         self.through_sudo
     }
 
+    /// Does `action` with no more rights than the caller has: under sudo, in a directory of his, he could lead root astray. It may only
+    /// be called while there is no other thread, of which it would say nothing.
+    ///
+    /// # Errors
+    /// Where the ids cannot be changed; the action is not done then.
+    pub fn with_own_rights<T>(&self, action: impl FnOnce() -> T) -> Result<T> {
+        if !self.through_sudo || geteuid() == self.uid {
+            return Ok(action());
+        }
+        let _rights = OwnRights::take(self).context("cannot take the rights of the user who called sudo")?;
+        Ok(action())
+    }
+
     /// Whether the sandbox's processes own root's files on the host: then modes alone protect nothing of the host's.
     pub fn is_root(&self) -> bool {
         self.uid.is_root()
+    }
+}
+
+/// The effective ids are the caller's, until this value goes. The others stay root's: he can neither trace nor end us meanwhile.
+struct OwnRights {
+    group: Gid,
+    dumpable: DumpableBehavior,
+}
+
+impl OwnRights {
+    fn take(caller: &Caller) -> rustix::io::Result<Self> {
+        // The kernel forgets it when ids change.
+        let rights = Self { group: getegid(), dumpable: dumpable_behavior()? };
+        match set_thread_groups(&[]) {
+            Ok(()) => {}
+            // A user namespace without «setgroups»: there no group gives rights that are worth something.
+            Err(Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
+        set_thread_res_gid(None, caller.gid, None)?;
+        // From here on the end of this value gives them back.
+        set_thread_res_uid(None, caller.uid, None)?;
+        Ok(rights)
+    }
+}
+
+impl Drop for OwnRights {
+    fn drop(&mut self) {
+        // The saved ids are root's, so none of it can fail.
+        let _ = set_thread_res_uid(None, Uid::ROOT, None);
+        let _ = set_thread_res_gid(None, self.group, None);
+        let _ = set_dumpable_behavior(self.dumpable);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The sandbox of a failed Nix build, opened again.
 //!
 //! [`kept_build`] reads what the build left and [`nix`] what Nix knows of it, [`failed_build`] puts both together, [`scratch`] makes
-//! a writable copy, [`plan`] holds the whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. Data flows in this direction only. `src/main.rs`
+//! a writable copy, [`plan`] holds the whole sandbox as data, [`sandbox`] starts it, and [`session`] lives with it. [`session_patch`]
+//! saves what was changed in it. Data flows in this direction only. `src/main.rs`
 //! is the same story in the program's own words.
 
 pub mod additions;
@@ -23,6 +24,7 @@ mod quiet_open;
 pub mod sandbox;
 pub mod scratch;
 pub mod session;
+pub mod session_patch;
 pub mod session_shell;
 pub mod shell_script;
 pub mod start_of_phase;

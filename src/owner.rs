@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, Stat};
 use rustix::process::geteuid;
@@ -81,6 +82,22 @@ fn name_of(passwd: &str, uid: u32) -> Option<&str> {
     })
 }
 
+/// The home directory of a user, as `/etc/passwd` has it.
+pub fn home_of(uid: u32) -> Option<PathBuf> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    home_in(&passwd, uid).map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
+/// The home directory of the user `uid` in a file of the form that [`passwd(5)`] describes.
+///
+/// [`passwd(5)`]: https://man7.org/linux/man-pages/man5/passwd.5.html
+fn home_in(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(5).copied())?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +110,12 @@ mod tests {
         assert!(is_member(groups, "builders", "build-b"));
         assert!(!is_member(groups, "builders", "build") && !is_member(groups, "users", "build-a"));
         assert!(is_build_user(0x3400_0001, "") && !is_build_user(0, "nixbld"));
+    }
+
+    #[test]
+    fn a_user_has_the_home_of_his_line() {
+        let passwd = "odd line\nada:x:1000:100:Ada:/home/ada:/bin/sh\nshort:x:1001\n";
+        assert_eq!((home_in(passwd, 1000), home_in(passwd, 1001), home_in(passwd, 7)), (Some("/home/ada"), None, None));
     }
 
     #[test]

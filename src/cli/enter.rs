@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::header::header;
 use super::interactive::{Interactive, is_at_terminal};
+use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{printable, say_error};
 use crate::caller::Caller;
@@ -34,6 +35,10 @@ pub struct Options {
     /// Options of the sandbox.
     #[command(flatten)]
     pub sandbox: SandboxOptions,
+
+    /// The patch of what was changed in the sandbox.
+    #[command(flatten)]
+    pub patch: PatchOptions,
 
     /// Print what would be done, a step a line, and do nothing
     #[arg(long)]
@@ -78,6 +83,7 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
+    let patch = options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?;
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
     if interactive.is_some() {
@@ -86,15 +92,19 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let terminal = Terminal::note();
     let mut sandbox = groundwork.and_then(|groundwork| groundwork.build(&plan))?;
-    let status = session::wait(&mut sandbox, &signals)?;
+    let status = session::wait(&mut sandbox, &signals);
     drop(terminal);
     tell_usage(&sandbox);
+    if status.is_err() {
+        // Nothing is to change any more what is saved.
+        drop(sandbox);
+    }
     if let Some(interactive) = &interactive {
         interactive.keep_history(&scratch, &caller);
     }
-    // While the kernel takes the empty sandbox down. What resists, a later run removes.
-    scratch.remove().unwrap_or_else(|error| say_error(&error));
-    Ok(status)
+    // While the kernel takes the empty sandbox down.
+    save_and_remove(patch, scratch);
+    status
 }
 
 /// The log of the build. One that cannot be read keeps nobody from the sandbox.

@@ -3,6 +3,7 @@
 mod enter;
 mod header;
 mod interactive;
+mod patch_options;
 mod phases;
 mod resume;
 mod sandbox_options;

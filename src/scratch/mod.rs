@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chownat, fchmod, fchown, flock, fstat,
-    fstatvfs, mkdirat, openat, statat,
+    fstatvfs, mkdirat, openat, renameat, statat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -35,6 +35,8 @@ use crate::plan::{BUILD, HostDirectories, OUTPUTS, STORE_MODE};
 
 /// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
 const PREFIX: &str = ".nix-build-shell-scratch-";
+/// How the name of one starts that was kept.
+const KEPT_PREFIX: &str = "nix-build-shell-kept-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
 
@@ -215,6 +217,28 @@ impl Scratch {
         }
         fchown(&self.handle, Some(caller.uid), Some(caller.gid))
             .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))
+    }
+
+    /// The copy of the build directory, opened.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_build(&self) -> Result<OwnedFd> {
+        openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")
+    }
+
+    /// Leaves the directory to the caller, under a name that no later run removes. Returns where the copy of the build directory is.
+    ///
+    /// # Errors
+    /// The kernel's; then it keeps its name.
+    pub fn keep(mut self) -> Result<PathBuf> {
+        let name = self.path.file_name().context("a scratch directory has a name")?;
+        let random = name.as_bytes().get(PREFIX.len()..).unwrap_or_default();
+        let kept = format!("{KEPT_PREFIX}{}", String::from_utf8_lossy(random));
+        self.removed = true;
+        renameat(&self.parent, name, &self.parent, &kept)
+            .with_context(|| format!("cannot rename {}, which the next run will remove", self.path.display()))?;
+        Ok(self.path.with_file_name(kept).join(BUILD))
     }
 
     fn explained(&self, failure: copy::Failure, what: &str) -> anyhow::Error {

@@ -1,0 +1,62 @@
+//! The options about the patch of what was typed in a session, and its end.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::say::{say, say_error};
+use crate::caller::Caller;
+use crate::failed_build::FailedBuild;
+use crate::scratch::Scratch;
+use crate::session_patch::SessionPatch;
+
+/// Whether there is a patch of what was changed in the sandbox, and where.
+#[derive(Clone, Debug, Args)]
+pub struct PatchOptions {
+    /// Save what was changed in the source as a patch in FILE [default for a shell: a new file in ~/.local/state/nix-build-shell]
+    #[arg(long, value_name = "FILE", overrides_with = "no_patch")]
+    pub save_patch: Option<PathBuf>,
+
+    /// Save no patch
+    #[arg(long, overrides_with = "save_patch")]
+    pub no_patch: bool,
+}
+
+impl PatchOptions {
+    /// Prepares the patch that is wanted: of a session unless the caller wants none, of a command only if he does.
+    ///
+    /// # Errors
+    /// A file that cannot be made.
+    pub fn begin<'a>(
+        &self,
+        build: &'a FailedBuild,
+        caller: &'a Caller,
+        scratch: &Scratch,
+        is_session: bool,
+    ) -> Result<Option<SessionPatch<'a>>> {
+        match &self.save_patch {
+            None if self.no_patch || !is_session => Ok(None),
+            file => SessionPatch::begin(build, caller, scratch, file.as_deref()),
+        }
+    }
+}
+
+/// Saves the patch and removes the scratch directory. Where nothing can be saved, the directory is kept: it has all that was typed.
+pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch) {
+    let saved = patch.map_or(Ok(Vec::new()), SessionPatch::save);
+    match saved {
+        Ok(lines) => {
+            lines.iter().for_each(say);
+            // What resists, a later run removes.
+            scratch.remove().unwrap_or_else(|error| say_error(&error));
+        }
+        Err(error) => {
+            say_error(&error.context("there is no patch of your changes"));
+            match scratch.keep() {
+                Ok(kept) => say(format_args!("your changes are in {}; remove it when you have them", kept.display())),
+                Err(error) => say_error(&error),
+            }
+        }
+    }
+}

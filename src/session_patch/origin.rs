@@ -1,0 +1,295 @@
+//! Where the source of a build is in its build directory, and which of the files there came with it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statat, statx};
+
+use super::content::Content;
+use super::tree::{Access, Entry, Kind, Moment, Tree};
+use crate::failed_build::FailedBuild;
+use crate::kept_build::KeptBuild;
+use crate::nix::store::Store;
+use crate::quiet_open::open_quietly;
+
+/// The source as the build unpacked it.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// The directory that patches are applied in, below the build directory; empty where that is it.
+    pub root: Vec<u8>,
+    /// The sources that are directories in the store, and the directory that each was copied to.
+    directories: Vec<(Vec<u8>, PathBuf)>,
+    /// When the build began: what is older came with the source, since unpacking keeps the times. Nothing where nobody knows.
+    began: Option<Moment>,
+}
+
+/// Whether a file came with the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FromSource {
+    Yes,
+    No,
+    /// It was written while the build ran: perhaps it was patched, perhaps made.
+    Perhaps,
+}
+
+impl Origin {
+    /// Finds out where the source of `build` is, from the build directory as it was before the session; where that had nothing of it
+    /// that we may read, it may have been unpacked in the session.
+    pub fn of(build: &FailedBuild, kept: &KeptBuild, before: &Tree, after: &Tree) -> Self {
+        let directories = directories_of(build, kept);
+        let root = root_of(build, kept, before).unwrap_or_else(|| {
+            let was_unpacked = |(name, _): &&(Vec<u8>, PathBuf)| is_directory(after, name);
+            directories.iter().find(was_unpacked).map(|(name, _)| name.clone()).unwrap_or_default()
+        });
+        Self { root, directories, began: began(kept) }
+    }
+
+    /// The directory at the top of the build directory that the source was unpacked to.
+    pub fn top(&self) -> &[u8] {
+        self.root.split(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+
+    /// Whether a path is in the directory that patches are applied in.
+    pub fn contains(&self, path: &[u8]) -> bool {
+        is_below(path, &self.root)
+    }
+
+    /// Whether the file `path`, which was there before the session, came with the source.
+    pub fn has(&self, path: &[u8], before: &Entry) -> FromSource {
+        if let Some(original) = self.original(path) {
+            return if is_file(&original) { FromSource::Yes } else { FromSource::No };
+        }
+        match self.began {
+            Some(began) if before.modified < began => FromSource::Yes,
+            _ => FromSource::Perhaps,
+        }
+    }
+
+    /// Whether the store has the file `path`, which was not there before the session: then it was unpacked once more.
+    pub fn has_original(&self, path: &[u8]) -> bool {
+        self.original(path).is_some_and(|original| is_file(&original))
+    }
+
+    /// Whether the directory `path` was there before the session, and nothing in it came with the source.
+    pub fn is_made_by_build(&self, path: &[u8], before: &Tree) -> bool {
+        if !before.get(path).is_some_and(|entry| entry.kind == Kind::Directory) {
+            return false;
+        }
+        if let Some(original) = self.original(path) {
+            return !original.is_dir();
+        }
+        let Some(began) = self.began else {
+            return false;
+        };
+        let mut files = before.below(path).filter(|(_, entry)| entry.is_content()).peekable();
+        files.peek().is_some() && files.all(|(_, entry)| entry.modified >= began)
+    }
+
+    /// The file `path` as it is in the store, if it was copied from there.
+    pub fn content(&self, path: &[u8]) -> Option<Content> {
+        let (directory, below) = self.place(path)?;
+        let handle = open_quietly(CWD, directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).ok()?;
+        Content::read(&handle, below, Access::Quietly).ok()
+    }
+
+    /// Where in the store the file `path` was copied from, or would have been.
+    fn original(&self, path: &[u8]) -> Option<PathBuf> {
+        let (directory, below) = self.place(path)?;
+        Some(directory.join(OsStr::from_bytes(below)))
+    }
+
+    /// The same as the directory in the store, and the path below it.
+    fn place<'a>(&self, path: &'a [u8]) -> Option<(&Path, &'a [u8])> {
+        let (top, directory) = self.directories.iter().find(|(top, _)| is_below(path, top))?;
+        let below = path.get(top.len()..)?;
+        Some((directory, below.strip_prefix(b"/").unwrap_or(below)))
+    }
+}
+
+fn is_below(path: &[u8], directory: &[u8]) -> bool {
+    directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// Whether there is a file or a link.
+fn is_file(path: &Path) -> bool {
+    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|status| Entry::of(&status).is_content())
+}
+
+fn is_directory(tree: &Tree, path: &[u8]) -> bool {
+    path.is_empty() || tree.get(path).is_some_and(|entry| entry.kind == Kind::Directory)
+}
+
+/// `sourceRoot`, where the derivation says it; else the directory at the top in which the last phase began; else the only one. Where
+/// there are several it is the build directory; where there is none, nobody knows.
+fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Option<Vec<u8>> {
+    let below_top = |path: &[u8]| {
+        let path = Path::new(OsStr::from_bytes(path));
+        let tops = [kept.build_top(), Some(build.build_directory.clone())];
+        let below = tops
+            .into_iter()
+            .flatten()
+            .find_map(|top| path.strip_prefix(top).ok())
+            .or(path.is_relative().then_some(path));
+        below.and_then(plain)
+    };
+    if let Some(root) = attribute(build, kept, "sourceRoot").and_then(|root| below_top(&root))
+        && is_directory(before, &root)
+    {
+        return Some(root);
+    }
+    let directory = kept.variable("PWD").filter(|path| path.starts_with(b"/")).and_then(below_top).unwrap_or_default();
+    let top = directory.split(|byte| *byte == b'/').next().unwrap_or_default();
+    if !top.is_empty() && is_directory(before, top) {
+        return Some(top.to_vec());
+    }
+    let mut directories = before.top_directories();
+    match (directories.next(), directories.next()) {
+        (Some(only), None) => Some(only.to_vec()),
+        (Some(_), Some(_)) => Some(Vec::new()),
+        (None, _) => None,
+    }
+}
+
+/// A relative path without «.»; nothing where it leads upwards.
+fn plain(path: &Path) -> Option<Vec<u8>> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.as_bytes()),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(parts.join(&b'/'))
+}
+
+/// An attribute of the derivation, as the build had it or as it was written down.
+fn attribute(build: &FailedBuild, kept: &KeptBuild, name: &str) -> Option<Vec<u8>> {
+    let of_build = || kept.variable(name).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
+    let derivation = build.derivation.as_ref();
+    let structured = || derivation?.structured_attributes()?.get(name)?.as_str().map(Into::into);
+    let written = || derivation?.variable(name).map(<[u8]>::to_vec);
+    of_build().or_else(structured).or_else(written)
+}
+
+/// The sources that stdenv copies: those that are directories. It names each copy after the store path, without the hash.
+fn directories_of(build: &FailedBuild, kept: &KeptBuild) -> Vec<(Vec<u8>, PathBuf)> {
+    let lists = ["src", "srcs"].map(|name| attribute(build, kept, name).unwrap_or_default());
+    let of_list = |list: &Vec<u8>| -> Vec<_> {
+        let sources = list.split(u8::is_ascii_whitespace).map(|path| Path::new(OsStr::from_bytes(path)));
+        sources.filter_map(|path| source_directory(path, &build.store)).collect()
+    };
+    lists.iter().flat_map(of_list).collect()
+}
+
+fn source_directory(path: &Path, store: &Store) -> Option<(Vec<u8>, PathBuf)> {
+    if !store.is_store_path(path) {
+        return None;
+    }
+    let name = path.file_name()?.as_bytes().get(33..)?.to_vec();
+    let physical = store.physical(path);
+    let is_directory = physical.symlink_metadata().is_ok_and(|status| status.is_dir());
+    is_directory.then_some((name, physical))
+}
+
+/// When the build began: Nix made its directory then. A copy of that is younger than stdenv's dump of the environment, of which it
+/// keeps the time: then nothing of the source is younger than `SOURCE_DATE_EPOCH`, which stdenv takes from the source.
+fn began(kept: &KeptBuild) -> Option<Moment> {
+    let birth = statx(&kept.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
+    let birth = birth.filter(|status| status.stx_mask & StatxFlags::BTIME.bits() != 0);
+    let birth = birth.map(|status| (status.stx_btime.tv_sec, i64::from(status.stx_btime.tv_nsec)));
+    let dump =
+        statat(&kept.handle, "env-vars", AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| Entry::of(&status).modified);
+    let epoch: Option<i64> =
+        kept.variable("SOURCE_DATE_EPOCH").and_then(|value| str::from_utf8(value).ok()?.parse().ok());
+    match (birth, dump) {
+        (Some(birth), Some(dump)) if birth <= dump => Some(birth),
+        (Some(birth), None) => Some(birth),
+        (_, dump) => match epoch {
+            Some(seconds) if seconds > NO_EPOCH => Some((seconds, 1_000_000_000)),
+            _ => dump,
+        },
+    }
+}
+
+/// What stdenv sets `SOURCE_DATE_EPOCH` to where it knows nothing better: 1980, the first year of zip archives.
+const NO_EPOCH: i64 = 315_532_800;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LATE: i64 = 1000;
+
+    impl Origin {
+        /// A source that was unpacked from an archive.
+        pub fn example(root: &[u8], began: Option<Moment>) -> Self {
+            Self { root: root.into(), directories: Vec::new(), began }
+        }
+
+        /// One that was copied from a directory.
+        pub fn with_directory(self, name: &[u8], directory: &Path) -> Self {
+            Self { directories: vec![(name.into(), directory.into())], ..self }
+        }
+    }
+
+    fn origin(directories: Vec<(Vec<u8>, PathBuf)>) -> Origin {
+        Origin { root: b"source".into(), directories, began: Some((LATE, 0)) }
+    }
+
+    #[test]
+    fn what_is_older_than_the_build_came_with_the_source() {
+        let tree = Tree::example(&[
+            ("source/", LATE + 1),
+            ("source/old", 1),
+            ("source/young", LATE + 1),
+            ("source/made/", LATE + 1),
+            ("source/made/young", LATE + 1),
+            ("source/empty/", LATE + 1),
+        ]);
+        let origin = origin(Vec::new());
+        let has = |path: &[u8]| origin.has(path, tree.get(path).unwrap());
+        assert_eq!((has(b"source/old"), has(b"source/young")), (FromSource::Yes, FromSource::Perhaps));
+        let is_made = |path: &[u8]| origin.is_made_by_build(path, &tree);
+        assert!(is_made(b"source/made"));
+        assert!(
+            !is_made(b"source") && !is_made(b"source/empty") && !is_made(b"source/missing") && !is_made(b"source/old")
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_a_directory_tells_what_is_in_it() {
+        let store = tempfile::tempdir().unwrap();
+        fs::create_dir(store.path().join("kept")).unwrap();
+        fs::write(store.path().join("main.c"), "").unwrap();
+        let tree = Tree::example(&[
+            ("source/main.c", LATE + 1),
+            ("source/made.c", 1),
+            ("source/made/", 1),
+            ("source/kept/", 1),
+        ]);
+        let origin = origin(vec![(b"source".into(), store.path().into())]);
+        let has = |path: &[u8]| origin.has(path, tree.get(path).unwrap());
+        assert_eq!((has(b"source/main.c"), has(b"source/made.c")), (FromSource::Yes, FromSource::No));
+        assert!(origin.is_made_by_build(b"source/made", &tree) && !origin.is_made_by_build(b"source/kept", &tree));
+    }
+
+    #[test]
+    fn a_path_is_in_the_root_or_not() {
+        let origin = Origin { root: b"source/python".into(), ..origin(Vec::new()) };
+        assert_eq!(origin.top(), b"source");
+        assert!(origin.contains(b"source/python/setup.py") && origin.contains(b"source/python"));
+        assert!(!origin.contains(b"source/python2") && !origin.contains(b"source/main.c"));
+    }
+
+    #[test]
+    fn a_path_that_leads_upwards_is_no_root() {
+        assert_eq!(plain(Path::new("./source//sub/.")), Some(b"source/sub".to_vec()));
+        assert_eq!(plain(Path::new(".")), Some(Vec::new()));
+        assert_eq!(plain(Path::new("../source")), None);
+        assert_eq!(plain(Path::new("/source")), None);
+    }
+}

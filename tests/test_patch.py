@@ -1,0 +1,596 @@
+"""What somebody changed in a session outlives it: the patch, what is in it and what is not, and where it is."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.nix import OPTIONS, SINGLE_USER, USER
+from support.terminal import Terminal
+
+SESSION_END = r"your changes to [0-9]+ files? of .* are in (\S+\.patch)"
+# The time of the newest file of an archive, in seconds. As stdenv does, its package sets SOURCE_DATE_EPOCH to it.
+NEWEST = 1577836800
+NUMBERS = "".join(f"{number}\n" for number in range(1, 41))
+
+# A source of a directory that has one of everything a patch has to be able to hold.
+FILES = {
+    b"plain.c": NUMBERS.encode(),
+    b"two words.c": NUMBERS.encode(),
+    b'quote".c': NUMBERS.encode(),
+    b"back\\slash": b"1\n",
+    b"new\nline": NUMBERS.encode(),
+    b"tab\there": b"1\n",
+    "Grüße".encode(): NUMBERS.encode(),
+    b"latin1": "Gr\xfc\xdfe\n".encode("latin-1") * 3,
+    b"no-newline": b"first\nlast",
+    b"crlf.bat": b"a\r\nb\r\nc\r\n",
+    b"gone.c": b"1\n2\n",
+    b"empty": b"",
+    b"mode.sh": b"#!/bin/sh\n",
+    b"mode and space.sh": b"#!/bin/sh\n",
+    b"moved.c": NUMBERS.encode() + b"moved\n",
+    b"moved and changed.c": NUMBERS.encode() + b"moved and changed\n",
+    b"picture.png": bytes(range(256)),
+    b"photo.png": bytes(range(255, -1, -1)),
+    b"sub/deeper/file.h": b"1\n",
+    b"a/file": b"one\n",
+    b"b/file": b"two\n",
+    b".gitignore": b"*.gen\n",
+}
+LINKS = {b"link": b"plain.c", b"old-link": b"plain.c", b"to-be-a-file": b"plain.c", b"upwards": b"../../elsewhere"}
+
+CHANGES = """
+    for file in plain.c 'two words.c' 'quote".c' $'new\\nline' Grüße latin1; do sed -i '2s/.*/changed/' "$file"; done
+    sed -i 's/1/2/' 'back\\slash' $'tab\\there' sub/deeper/file.h
+    printf 'first\\nstill no newline' > no-newline
+    printf 'a\\r\\nB\\r\\nc\\r\\n' > crlf.bat
+    rm gone.c empty old-link
+    chmod +x mode.sh 'mode and space.sh'
+    mkdir new-directory
+    mv moved.c new-directory/
+    mv 'moved and changed.c' 'changed and moved.c'
+    sed -i '3d' 'changed and moved.c'
+    mv photo.png new-directory/photo.png
+    printf 'new\\n' > new-directory/new.c
+    printf '#!/bin/sh\\n' > new.sh
+    chmod +x new.sh
+    : > 'empty and new'
+    ln -sfn sub link
+    ln -s nowhere new-link
+    ln -sfn ../../../elsewhere upwards
+    rm to-be-a-file
+    printf 'a file\\n' > to-be-a-file
+    rm sub/deeper/file.h
+    ln -s ../../plain.c sub/deeper/file.h
+"""
+
+
+class Sources:
+    """Packages of our own, each with a source that the test has written, whose build the real Nix could not finish."""
+
+    def __init__(self, session, builds):
+        self.session = session
+        self.builds = builds
+        self.directory = session.make_directory("patch-sources")
+
+    def expression(self, name, attributes):
+        path = self.directory / f"{name}.nix"
+        path.write_text(
+            f"let offline = import {self.builds.packages} {{ tools = {self.builds.tools}; }}; in "
+            f"offline.mkDerivation {{ name = \"{name}\"; {attributes} }}"
+        )  # fmt: skip
+        return path
+
+    def build(self, expression, *options):
+        return subprocess.run(
+            ["nix-build", *options, "--no-out-link", *OPTIONS, *SINGLE_USER, expression],
+            env={"PATH": os.defpath, "HOME": str(self.session.home(0)), "TMPDIR": str(self.directory)},
+            cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
+
+    def kept(self, name, attributes):
+        result = self.build(self.expression(name, attributes), "--keep-failed")
+        return Path(re.search("keeping build directory '(.*)'", result.stderr)[1])
+
+
+@pytest.fixture(scope="module")
+def sources(session, builds):
+    return Sources(session, builds)
+
+
+@pytest.fixture(scope="module")
+def odd(sources):
+    """The source with one of everything, and the directory of a build of it that failed."""
+    source = sources.directory / "odd"
+    for name, content in FILES.items():
+        path = os.fsencode(source) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(content)
+    for name, target in LINKS.items():
+        os.symlink(target, os.fsencode(source) + b"/" + name)
+    # Among what the build makes there is text, too.
+    make = "mkdir objects; echo 1 > objects/list.txt; echo 1 > made.c; printf '\\\\0' > program; echo > x.log; exit 1"
+    return source, sources.kept("odd", f'src = {source}; buildPhase = "{make}";')
+
+
+@pytest.fixture(scope="module")
+def packed(sources):
+    """The same for a source that is an archive, whose files keep their times, and that is configured."""
+    source = sources.directory / "packed-1.0"
+    source.mkdir()
+    (source / "main.c").write_text("int main(void) { return 1 }\n")
+    (source / "patched.c").write_text("int unused = @VALUE@;\n")
+    (source / "Makefile.in").write_text("all:\n\t$(CC) -o main main.c\n")
+    (source / "configure").write_text("echo configured > config.log\nsed s/x/x/ Makefile.in > Makefile\n")
+    (source / "configure").chmod(0o755)
+    archive = sources.directory / "packed-1.0.tar"
+    subprocess.run(["tar", "cf", archive, f"--mtime=@{NEWEST}", "-C", sources.directory, source.name], check=True)
+    return source, sources.kept("packed", f'src = {archive}; SOURCE_DATE_EPOCH = "{NEWEST}"; postPatch = "sed -i s/@VALUE@/1/ patched.c";')
+
+
+def own_copy(caller, kept):
+    """A kept directory of the caller's own."""
+    copy = caller.workspace / "kept"
+    subprocess.run(["cp", "-a", kept, copy], check=True)
+    subprocess.run(["chown", "-hR", f"{caller.uid}:{caller.uid}", copy], check=True)
+    return copy
+
+
+@pytest.fixture
+def state(caller):
+    return caller.make_directory("state")
+
+
+def state_of(caller):
+    return {"XDG_STATE_HOME": str(caller.workspace / "state")}
+
+
+def session_of(caller, script, build_dir=None, options=(), **how):
+    """A shell without a command, which reads a script; it starts in the directory of the source."""
+    build_dir = build_dir or caller.kept()
+    first = "cd /build/*/ || exit; " if script else ""
+    result = caller.enter(build_dir=build_dir, options=options, input=first + script, env=state_of(caller), **how)
+    assert result.returncode == 0, result
+    return result
+
+
+def patches(caller):
+    directory = caller.workspace / "state" / "nix-build-shell"
+    return sorted(directory.iterdir()) if directory.exists() else []
+
+
+def only_patch(caller):
+    (patch,) = patches(caller)
+    return patch
+
+
+def tree(top):
+    """What git would know of a tree: content, links and executable bits."""
+    found = {}
+    top = os.fsencode(top)
+    for directory, directories, files in os.walk(top):
+        for name in files + [name for name in directories if os.path.islink(os.path.join(directory, name))]:
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            is_link = stat.S_ISLNK(mode)
+            content = os.readlink(path) if is_link else Path(os.fsdecode(path)).read_bytes()
+            found[os.path.relpath(path, top)] = (is_link, not is_link and bool(mode & 0o100), content)
+    return found
+
+
+APPLY = {"git": ["git", "apply", "--whitespace=nowarn", "-"], "patch": ["patch", "-p1"]}
+
+
+def applied(caller, source, patch, tool):
+    """What comes of a source with the patch, by either tool."""
+    copy = caller.workspace / f"applied-by-{tool}"
+    subprocess.run(["cp", "-a", source, copy], check=True)
+    result = subprocess.run(
+        APPLY[tool], cwd=copy, input=patch.read_bytes(), capture_output=True,
+        env={"PATH": os.defpath, "HOME": "/", "GIT_CEILING_DIRECTORIES": "/"},
+    )  # fmt: skip
+    assert result.returncode == 0, result
+    return tree(copy)
+
+
+# --- The patch does what the session did -----------------------------------------------------------------------------
+
+
+def test_with_the_patch_of_a_session_the_real_build_succeeds(caller, state, sources):
+    """The story of the README: the failure, the fix in the sandbox, and the package with one line more."""
+    result = session_of(caller, "sed -i 's/^TEST_SHELL =$/TEST_SHELL = bash/' Makefile; make check")
+    assert "polite: Hello, Ada!" in result.stdout
+    patch = only_patch(caller)
+    assert re.fullmatch(r"greeting-1\.0-[0-9]{8}T[0-9]{6}\.patch", patch.name)
+    said = result.stderr.splitlines()
+    assert f"nix-build-shell: your changes to 1 file of greeting are in {patch}" in said
+    assert any("git apply" in line and "patch -p1" in line and f"patches = [ ./{patch.name} ];" in line for line in said)
+
+    expression = sources.directory / f"mended-{caller.name}.nix"
+    expression.write_text(
+        f"let offline = import {sources.builds.packages} {{ tools = {sources.builds.tools}; }}; in "
+        f"derivation (offline.greeting.drvAttrs // {{ patches = [ {patch} ]; }})"
+    )
+    built = sources.build(expression)
+    assert built.returncode == 0, built.stderr
+    assert "polite: Hello, Ada!" in built.stderr
+    # Without it Nix cannot build it, and has not taken the one for the other.
+    expression.write_text(expression.read_text().replace(str(patch), ""))
+    assert sources.build(expression).returncode != 0
+
+
+@pytest.mark.parametrize("tool", APPLY)
+def test_either_tool_makes_of_the_source_what_the_session_made(caller, state, odd, tool):
+    source, kept = odd
+    result = session_of(caller, f"set -e\n{CHANGES}", own_copy(caller, kept))
+    expected = caller.workspace / "expected"
+    subprocess.run(["cp", "-a", source, expected], check=True)
+    subprocess.run(["bash", "-ec", CHANGES], cwd=expected, check=True, env={"PATH": os.defpath, "LC_ALL": "C"})
+    assert applied(caller, source, only_patch(caller), tool) == tree(expected)
+    assert f"are in {only_patch(caller)}" in result.stderr
+
+
+def test_what_was_moved_is_a_rename_and_not_the_whole_file_twice(caller, state, odd):
+    _, kept = odd
+    session_of(caller, CHANGES, own_copy(caller, kept))
+    text = only_patch(caller).read_bytes()
+    assert b"similarity index 100%\nrename from moved.c\nrename to new-directory/moved.c\n" in text
+    assert b'rename from "moved and changed.c"\nrename to "changed and moved.c"\n' in text
+    assert b"old mode 100644\nnew mode 100755\n" in text
+    assert b"new file mode 120000\n" in text and b"deleted file mode 120000\n" in text
+    assert b"\\ No newline at end of file\n" in text
+    assert "-Gr\xfc\xdfe\n".encode("latin-1") in text
+
+
+def test_git_makes_the_same_of_two_trees(caller, state, odd):
+    """Every «index» line has the names that git gives the contents."""
+    _, kept = odd
+    session_of(caller, CHANGES, own_copy(caller, kept))
+    for line in only_patch(caller).read_bytes().splitlines():
+        if match := re.match(rb"index ([0-9a-f]{40})\.\.([0-9a-f]{40})", line):
+            assert len(set(match.groups())) == 2
+    path = caller.workspace / "content"
+    path.write_bytes(FILES[b"plain.c"])
+    name = subprocess.run(["git", "hash-object", path], capture_output=True, check=True, cwd="/").stdout.strip()
+    assert b"index " + name + b".." in only_patch(caller).read_bytes()
+
+
+# --- What is in it ---------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_changed_nothing_writes_and_says_nothing(caller, state):
+    result = session_of(caller, "cat Makefile; touch greeting.c; chmod g+w greeting.c; echo x > /tmp/x; exit 0")
+    assert (result.stderr, patches(caller)) == ("", [])
+
+
+def test_a_change_that_hides_its_time_is_found(caller, state):
+    script = "sed 's/Hello/Hullo/' greeting.c > x; touch -r greeting.c x; mv x greeting.c"
+    session_of(caller, script)
+    assert b"+    return printf(\"Hullo" in only_patch(caller).read_bytes()
+
+
+def test_a_file_of_a_directory_that_took_anothers_place_is_found(caller, state, odd):
+    """Its times and its length are those of the file that was there."""
+    _, kept = odd
+    session_of(caller, "mv a c; mv b a; mv c b", own_copy(caller, kept))
+    text = only_patch(caller).read_bytes()
+    assert b"-one\n+two\n" in text and b"-two\n+one\n" in text
+
+
+PRODUCTS = """
+    sed -i '2s/.*/changed/' plain.c
+    echo 2 >> objects/list.txt; echo 2 > objects/more.txt; echo 2 >> x.log; printf '2\\0' > program; printf '\\0' > new-program
+    mkdir -p build __pycache__ cache .git; echo > build/x.c; echo > __pycache__/x.pyc; echo > cache/CACHEDIR.TAG; echo > cache/x.c
+    echo > main.o; echo > y.log; echo > x.gen; echo > plain.c.orig; echo > .git/config; echo > core.7
+    mkdir /build/home; echo > /build/home/x; echo > /build/tmp.1234567890; echo > /build/env-vars
+"""
+
+
+def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
+    source, kept = odd
+    result = session_of(caller, PRODUCTS, own_copy(caller, kept))
+    after = applied(caller, source, only_patch(caller), "git")
+    assert {name for name in after if after[name] != tree(source).get(name)} == {b"plain.c"}
+    assert "objects" in result.stderr and " files that the build makes, by all appearances: " in result.stderr
+
+
+def test_nothing_is_said_of_products_alone(caller, state, odd):
+    _, kept = odd
+    result = session_of(caller, "echo > main.o; printf '\\0' > program2; echo 2 > x.log; mkdir .git; echo > .git/x", own_copy(caller, kept))
+    assert (result.stderr, patches(caller)) == ("", [])
+
+
+def test_what_the_build_made_has_a_patch_of_its_own(caller, state, odd):
+    """It was changed and is text, but the source does not have it: a patch of the source would not apply."""
+    source, kept = odd
+    kept = own_copy(caller, kept)
+    result = session_of(caller, "echo 2 >> made.c; sed -i 2d plain.c; echo note > /build/notes", kept)
+    of_rest, of_source = sorted(patches(caller), key=lambda path: not path.name.endswith(".rest.patch"))
+    assert str(of_rest) in result.stderr and str(of_source) in result.stderr
+    applied(caller, source, of_source, "patch")
+    caller.workspace.joinpath("applied-by-patch").rename(caller.workspace / "source")
+    after = applied(caller, kept, of_rest, "patch")
+    assert after[b"odd/made.c"][2] == b"1\n2\n" and after[b"notes"][2] == b"note\n"
+
+
+@pytest.mark.parametrize("is_copy", [False, True], ids=["as-nix-left-it", "copied"])
+def test_files_of_an_archive_are_told_from_the_builds_by_their_age(call_as, is_copy, packed):
+    """What was patched counts as source; what is configured, and its sources are there, does not."""
+    caller = call_as("user" if is_copy else "root")
+    caller.make_directory("state")
+    source, kept = packed
+    script = """
+        sed -i 's/1 }/0; }/' main.c
+        sed -i 's/main.c/$(SOURCES)/' Makefile.in
+        sed -i 's/1/2/' patched.c
+        ./configure; make SOURCES=main.c; echo more >> config.log
+    """
+    result = session_of(caller, script, own_copy(caller, kept) if is_copy else kept)
+    text = only_patch(caller).read_text()
+    names = re.findall("^diff --git a/(.*) b/", text, re.MULTILINE)
+    assert names == ["Makefile.in", "main.c", "patched.c"], text
+    assert "Makefile" in re.search("left out .*", result.stderr)[0]
+    assert re.search("the build itself had changed 1 file of these before.*: packed-1.0/patched.c", result.stderr)
+
+
+def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):
+    _, kept = odd
+    result = session_of(caller, "cp -a plain.c older.c; sed -i 2d plain.c", own_copy(caller, kept))
+    assert b"older.c" not in only_patch(caller).read_bytes()
+    assert "older.c" in re.search("left out .* older than the session.*", result.stderr)[0]
+
+
+def test_what_is_no_text_is_named_and_the_rest_can_be_applied(caller, state, odd):
+    source, kept = odd
+    result = session_of(caller, "echo more >> picture.png; rm photo.png; sed -i 2d plain.c", own_copy(caller, kept))
+    line = re.search("left out 2 files whose content is no text.*", result.stderr)[0]
+    assert "odd/picture.png" in line and "odd/photo.png" in line
+    applied(caller, source, only_patch(caller), "git")
+
+
+def test_paths_are_those_below_the_source_root(caller, state, sources, odd):
+    """`sourceRoot` may be a directory in what was unpacked."""
+    source, _ = odd
+    kept = sources.kept(f"below-{caller.name}", f'src = {source}; sourceRoot = "odd/sub"; buildPhase = "exit 1";')
+    result = session_of(caller, "echo 2 > sub/deeper/file.h; chmod u+w plain.c; echo 2 > plain.c", own_copy(caller, kept))
+    of_rest, of_source = sorted(patches(caller), key=lambda path: not path.name.endswith(".rest.patch"))
+    assert b"+++ b/deeper/file.h\n" in of_source.read_bytes() and b"plain.c" not in of_source.read_bytes()
+    assert b"+++ b/odd/plain.c\n" in of_rest.read_bytes()
+    assert "file of odd/sub are" in result.stderr
+
+
+def test_a_directory_in_the_place_of_a_file_is_for_git_alone(caller, state, odd):
+    source, kept = odd
+    result = session_of(caller, "rm gone.c; mkdir gone.c; echo > gone.c/x", own_copy(caller, kept))
+    assert "git can apply and patch cannot" in result.stderr
+    assert b"gone.c/x" in applied(caller, source, only_patch(caller), "git")
+
+
+def test_a_session_may_do_what_it_likes_to_its_files(caller, state, odd):
+    """Links that lead out, fifos, files that nobody may read: nothing of it keeps us waiting or is followed."""
+    source, kept = odd
+    script = """
+        sed -i 2d plain.c; chmod 0 plain.c
+        rm -r sub; ln -s / sub
+        rm gone.c; mkfifo gone.c
+        rm mode.sh; ln -s /etc/passwd mode.sh
+        mkdir closed listed; echo secret > closed/file; chmod 0 closed; echo > listed/file; chmod 400 listed
+        rm .gitignore; mkfifo .gitignore
+    """
+    session_of(caller, script, own_copy(caller, kept))
+    after = applied(caller, source, only_patch(caller), "git")
+    assert after[b"mode.sh"] == (True, False, b"/etc/passwd")
+    assert after[b"sub"] == (True, False, b"/")
+    assert after[b"closed/file"][2] == b"secret\n" and b"listed/file" in after
+    assert b"gone.c" not in after and b"sub/deeper/file.h" not in after
+    assert after[b"plain.c"][2] == FILES[b"plain.c"].replace(b"2\n", b"", 1)
+
+
+def test_what_the_caller_could_not_read_is_not_taken_for_gone(session, builds, call_as, odd):
+    """Where a daemon built he may not read everything, and the copy does not have it."""
+    user = call_as("user")
+    user.make_directory("state")
+    _, kept = odd
+    copy = user.workspace / "kept"
+    subprocess.run(["cp", "-a", kept, copy], check=True)
+    subprocess.run(["chown", "-hR", f"{USER}:{USER}", copy], check=True)
+    os.chown(copy / "odd" / "gone.c", 0, 0)
+    (copy / "odd" / "gone.c").chmod(0o600)
+    session_of(user, "echo mine > gone.c; rm gone.c; sed -i 2d plain.c", copy, options=["--ignore-unreadable"])
+    assert b"gone.c" not in only_patch(user).read_bytes()
+
+
+def test_a_source_that_was_unpacked_in_the_session_is_compared_with_the_store(caller, state):
+    """Where the caller may read nothing of the directory, or the build had not come far, he begins with an empty one."""
+    kept = caller.make_directory("kept")
+    options = ["--derivation", str(caller.builds.derivation(caller.builds.by_root("greeting")))]
+    script = "unpackPhase; cd greeting; sed -i 's/^TEST_SHELL =$/TEST_SHELL = bash/' Makefile; echo new > new.c"
+    result = caller.enter(build_dir=kept, options=options, input=script, env=state_of(caller))
+    source = caller.builds.packages / "greeting"
+    after = applied(caller, source, only_patch(caller), "patch")
+    assert {name for name in after if after[name] != tree(source).get(name)} == {b"Makefile", b"new.c"}
+    assert "your changes to 2 files of greeting" in result.stderr
+
+
+# --- Where it is -----------------------------------------------------------------------------------------------------
+
+
+def test_the_directory_of_patches_is_closed_to_others_and_nothing_is_overwritten(caller, state):
+    for _ in range(3):
+        session_of(caller, "sed -i 's/Hello/Hullo/' greeting.c")
+    names = patches(caller)
+    assert len(names) == 3 and len({path.read_bytes() for path in names}) == 1
+    directory = names[0].parent.stat()
+    assert (stat.S_IMODE(directory.st_mode), directory.st_uid) == (0o700, caller.uid)
+    assert {(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in names} == {(caller.uid, 0o600)}
+
+
+def test_without_xdg_state_home_it_is_in_the_home_directory(caller):
+    home = caller.make_directory("home")
+    script = "cd /build/greeting; sed -i 's/Hello/Hullo/' greeting.c"
+    result = caller.enter(input=script, env={"HOME": str(home), "XDG_STATE_HOME": "relative"})
+    (patch,) = (home / ".local/state/nix-build-shell").iterdir()
+    assert str(patch) in result.stderr
+
+
+def test_a_command_has_a_patch_only_if_it_is_asked_for(caller, state):
+    command = ["sed", "-i", "s/Hello/Hullo/", "/build/greeting/greeting.c"]
+    result = caller.enter(*command, env=state_of(caller))
+    assert (result.returncode, result.stderr, patches(caller)) == (0, "", [])
+    file = caller.workspace / "state" / "fix.patch"
+    result = caller.enter(*command, options=["--save-patch", str(file)], env=state_of(caller))
+    assert result.returncode == 0 and str(file) in result.stderr
+    assert b"Hullo" in file.read_bytes() and file.stat().st_uid == caller.uid
+    assert patches(caller) == []
+
+
+def test_a_file_of_ones_own_may_be_named_relatively_and_goes_if_nothing_was_changed(caller, state):
+    directory = caller.workspace / "state"
+    options = ["--save-patch", "fix.patch"]
+    assert caller.enter("true", options=options, cwd=directory).stderr == ""
+    assert list(directory.iterdir()) == []
+    caller.enter("bash", "-c", "cd greeting; rm Makefile; echo > ../notes", options=options, cwd=directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["fix.patch", "fix.rest.patch"]
+
+
+def test_the_status_of_a_command_is_its_own_with_a_patch_too(caller, state):
+    file = caller.workspace / "state" / "fix.patch"
+    result = caller.enter("bash", "-c", "rm greeting/Makefile; exit 7", options=["--save-patch", str(file)])
+    assert result.returncode == 7 and file.exists()
+
+
+def test_no_patch_is_none(caller, state):
+    result = session_of(caller, "rm Makefile", options=["--no-patch"])
+    assert (result.stderr, patches(caller)) == ("", [])
+
+
+def test_a_file_that_cannot_be_made_is_refused_before_the_session(caller, state, odd):
+    directory = caller.workspace / "state"
+    (directory / "there").write_text("precious")
+    (directory / "link").symlink_to(directory / "nowhere")
+    for file, reason in [
+        (directory / "there", "is there already"),
+        (directory / "link", "is there already"),
+        (directory / "missing" / "file", "No such file or directory"),
+        (Path("/"), "no name of a file"),
+        (Path("/proc/file"), "cannot make the file"),
+    ]:
+        caller.refused("true", options=["--save-patch", str(file)], mentions=[file, reason])
+    assert (directory / "there").read_text() == "precious"
+    kept = own_copy(caller, odd[1])
+    (caller.workspace / "around").symlink_to(kept)
+    for inside in [kept / "new", caller.workspace / "around" / "odd" / "new"]:
+        caller.refused("true", build_dir=kept, options=["--save-patch", str(inside)], mentions=["stays untouched"])
+    assert not (kept / "new").exists()
+
+
+def test_a_derivation_has_nothing_to_compare_with(root):
+    derivation = root.builds.derivation(root.kept())
+    root.refused("true", build_dir=derivation, options=["--save-patch", str(root.tmpdir.parent / "x")], mentions=["--save-patch"])
+    result = root.enter(build_dir=derivation, input="echo > /build/x", env={"HOME": str(root.tmpdir.parent)})
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# --- Nothing is lost -------------------------------------------------------------------------------------------------
+
+
+def kept_copy(result):
+    return Path(re.search("your changes are in (/.*?);", result.stderr)[1])
+
+
+def test_where_no_patch_can_be_written_the_copy_is_kept(caller):
+    nowhere = caller.workspace / "file"
+    nowhere.write_text("")
+    script = "cd /build/greeting; sed -i 's/Hello/Hullo/' greeting.c"
+    result = caller.enter(input=script, env={"XDG_STATE_HOME": str(nowhere)})
+    assert result.returncode == 0
+    assert f"cannot make the directory {nowhere}/nix-build-shell for the patch" in result.stderr
+    copy = kept_copy(result)
+    assert "Hullo" in (copy / "greeting" / "greeting.c").read_text()
+    # A later run leaves it alone.
+    caller.enter("true")
+    assert copy.exists() and copy.stat().st_uid == caller.uid
+
+
+def test_where_the_kept_directory_was_changed_meanwhile_the_copy_is_kept(caller, state):
+    kept = own_copy(caller, caller.kept())
+    with caller.start(build_dir=kept, env=state_of(caller)) as running:
+        running.say("echo ready; cd /build/greeting; sed -i 's/Hello/Hullo/' greeting.c; read -r; exit 3\n")
+        assert running.line() == "ready"
+        (kept / "greeting" / "greeting.c").write_text("something else\n")
+        running.say("\n")
+        assert running.end() == 3
+        said = running.rest_of_errors()
+    assert "changed in the kept build directory meanwhile" in said
+    copy = Path(re.search("your changes are in (/.*?);", said)[1])
+    assert "Hullo" in (copy / "greeting" / "greeting.c").read_text()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_signal_that_ends_the_session_does_not_end_the_patch(caller, state, name):
+    with caller.start(env=state_of(caller)) as running:
+        running.say("cd /build/greeting; sed -i 's/Hello/Hullo/' greeting.c; echo ready; exec sleep 1000\n")
+        assert running.line() == "ready"
+        number = getattr(signal, name)
+        running.signal(number)
+        assert running.end() == 128 + number
+        assert str(only_patch(caller)) in running.rest_of_errors()
+    assert b"Hullo" in only_patch(caller).read_bytes()
+
+
+def test_a_terminal_that_hangs_up_does_not_take_the_work_with_it(caller, state):
+    command = ["env", f"XDG_STATE_HOME={state}", *caller.command_line()]
+    with Terminal(caller, *command) as terminal:
+        terminal.type("cd /build/greeting && sed -i 's/Hello/Hullo/' greeting.c && echo rea''dy\n")
+        terminal.wait_for("ready")
+    assert b"Hullo" in only_patch(caller).read_bytes()
+
+
+# --- With sudo -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sudoer(user):
+    """The unprivileged user, who calls sudo."""
+    user.make_directory("state")
+    return user
+
+
+def as_sudo(user, script, **env):
+    ids = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.uid)}
+    build_dir = user.builds.by_daemon("greeting")
+    derivation = user.builds.derivation(build_dir)
+    return user.enter(
+        build_dir=build_dir, options=["--derivation", str(derivation)], input=f"cd /build/greeting; {script}",
+        env={**ids, **state_of(user), **env}, as_root=True, groups=[0, USER],
+    )  # fmt: skip
+
+
+def test_with_sudo_the_patch_is_the_users(sudoer):
+    result = as_sudo(sudoer, "sed -i 's/Hello/Hullo/' greeting.c; chmod 0 greeting.c")
+    patch = only_patch(sudoer)
+    assert str(patch) in result.stderr, result
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (patch, patch.parent)} == {(USER, USER)}
+    assert b"Hullo" in patch.read_bytes()
+
+
+def test_with_sudo_nothing_is_written_where_the_user_could_not(sudoer):
+    closed = sudoer.session.make_directory(f"closed-{sudoer.workspace.name}", mode=0o770)
+    link = sudoer.workspace / "state" / "nix-build-shell"
+    link.symlink_to(closed)
+    result = as_sudo(sudoer, "sed -i 's/Hello/Hullo/' greeting.c")
+    assert "Permission denied" in result.stderr
+    copy = kept_copy(result)
+    assert copy.stat().st_uid == USER and "Hullo" in (copy / "greeting" / "greeting.c").read_text()
+    assert list(closed.iterdir()) == []
+    closed.rmdir()
+    subprocess.run(["rm", "-rf", copy.parent], check=True)
+    closed = sudoer.session.make_directory("closed-file", mode=0o755)
+    ids = {"SUDO_UID": str(sudoer.uid), "SUDO_GID": str(sudoer.uid)}
+    sudoer.refused("true", options=["--save-patch", str(closed / "x")], mentions=["Permission denied"], env=ids, as_root=True)
+    assert list(closed.iterdir()) == []
+    closed.rmdir()
