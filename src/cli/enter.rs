@@ -47,9 +47,11 @@ pub fn run(options: &Options) -> Result<u8> {
     let settings = Settings::in_force();
     let build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
     let scratch_parent = Scratch::default_parent();
+    let terminal = Terminal::of_caller();
     if options.dry_run {
         let directories = Scratch::example_directories(&scratch_parent);
         let plan = Plan::new(&build, &settings, &caller, &directories, &options.command)?;
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
         print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
@@ -57,11 +59,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &options.command)?;
+    let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
     options.sandbox.tell(&build, &copied, &plan);
-    let terminal = Terminal::note();
     let mut sandbox = sandbox::start(&plan)?;
-    let status = session::wait(&mut sandbox, &signals)?;
-    drop(terminal);
+    let status = session::wait(&mut sandbox, &signals, terminal)?;
     // While the kernel takes the empty sandbox down. What resists, a later run removes.
     scratch.remove().unwrap_or_else(|error| say_error(&error));
     Ok(status)

@@ -15,12 +15,15 @@ use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::pty::{self, OpenptFlags};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
+use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::clone3::{self, Child};
 use super::message::{Message, Report};
 use super::{init, landlock, loopback};
-use crate::plan::{Access, Command, Plan, SANDBOX_GID, SANDBOX_UID, Step};
+use crate::plan::{Access, Command, CommandTerminal, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
 /// Room for the few frames between `clone3` and `execve`.
@@ -46,6 +49,8 @@ struct Task<'a> {
     program: &'a CStr,
     argv: Vec<*const u8>,
     envp: Vec<*const u8>,
+    terminal: Option<CommandTerminal>,
+    as_pid_1: bool,
     channel: RawFd,
     parents_channel: RawFd,
     stack: Vec<u8>,
@@ -59,6 +64,8 @@ impl<'a> Task<'a> {
             program,
             argv: null_terminated(arguments),
             envp: null_terminated(environment),
+            terminal: plan.terminal(),
+            as_pid_1: plan.as_pid_1,
             channel,
             parents_channel,
             stack: vec![0; COMMAND_STACK],
@@ -84,7 +91,7 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     match outcome {
         Ok(command) => {
             tell(&channel, Message::Started);
-            let status = init::serve(command);
+            let status = init::serve(command, &channel, task.terminal.is_some());
             tell(&channel, Message::Ended(status));
             sys::exit(0)
         }
@@ -95,8 +102,8 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     }
 }
 
-/// If nobody hears it, nobody is there to act on it.
-fn tell(channel: &OwnedFd, message: Message) {
+/// Tells the parent, and nobody if it is gone: nobody is there to act on it.
+pub(super) fn tell(channel: &OwnedFd, message: Message) {
     let _ = send(channel, &message.to_bytes(), SendFlags::NOSIGNAL);
 }
 
@@ -145,6 +152,7 @@ fn apply(step: &Step, channel: RawFd) -> Result<()> {
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
+        Step::OpenTerminal(terminal) => open_terminal(*terminal, parent),
         Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
@@ -177,14 +185,48 @@ fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
 
 fn hand_over_network(parent: BorrowedFd<'_>) -> Result<()> {
     let socket = loopback::socket()?;
+    let sent = hand_over(parent, Message::Network, socket.as_fd());
+    sys::close(socket);
+    sent
+}
+
+/// Sends a descriptor to the parent.
+fn hand_over(parent: BorrowedFd<'_>, message: Message, descriptor: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let sockets = [socket.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&sockets));
-    let message = Message::Network.to_bytes();
-    let sent = sendmsg(parent, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
-    sys::close(socket);
-    sent.map(|_| ())
+    let descriptors = [descriptor];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(parent, &[IoSlice::new(&message.to_bytes())], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// The kernel gives the slave to whom opens the master, so it is the build's user's.
+///
+/// This process leads the session, and not the command: a process group whose members have no parent in its session cannot be
+/// stopped by a key.
+fn open_terminal(terminal: CommandTerminal, parent: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(CWD, c"/dev/pts/ptmx", flags, Mode::empty())?;
+    pty::unlockpt(&master)?;
+    let slave = pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    tcsetattr(&slave, OptionalActions::Now, &tcgetattr(stdin())?)?;
+    tcsetwinsize(&slave, tcgetwinsize(stdin())?)?;
+    let sent = hand_over(parent, Message::Terminal, master.as_fd());
+    sys::close(master);
+    sent?;
+    process::setsid()?;
+    process::ioctl_tiocsctty(&slave)?;
+    let [input, output, error] = terminal.replaces;
+    if input {
+        dup2_stdin(&slave)?;
+    }
+    if output {
+        dup2_stdout(&slave)?;
+    }
+    if error {
+        dup2_stderr(&slave)?;
+    }
+    sys::close(slave);
+    Ok(())
 }
 
 fn become_builder() -> Result<()> {
@@ -268,13 +310,22 @@ struct Execution<'a> {
     program: &'a CStr,
     argv: *const *const u8,
     envp: *const *const u8,
+    terminal: Option<CommandTerminal>,
     failure: Option<Errno>,
 }
 
-/// Executes the command in a new process, which shares this one's memory until then.
+/// Executes the command in a new process, which shares this one's memory until then; or, as PID 1, in this one.
 fn execute(task: &mut Task<'_>) -> Result<Pid> {
-    let mut execution =
-        Execution { program: task.program, argv: task.argv.as_ptr(), envp: task.envp.as_ptr(), failure: None };
+    let mut execution = Execution {
+        program: task.program,
+        argv: task.argv.as_ptr(),
+        envp: task.envp.as_ptr(),
+        terminal: task.terminal,
+        failure: None,
+    };
+    if task.as_pid_1 {
+        return Err(execution.replace_this_process());
+    }
     let argument = (&raw mut execution).cast();
     // SAFETY: `become_command` makes system calls only. `execution` outlives it, since this thread waits until it has
     // executed the command or ended.
@@ -289,11 +340,25 @@ fn execute(task: &mut Task<'_>) -> Result<Pid> {
 extern "C" fn become_command(argument: *mut c_void) -> ! {
     // SAFETY: `execute` passed an `Execution`, waits, and touches it only afterwards.
     let execution = unsafe { &mut *argument.cast::<Execution>() };
-    let errno = match sys::set_blocked_signals(SignalSet::EMPTY) {
-        // SAFETY: the parent made both arrays, null-terminated, of strings that live as long as the plan.
-        Ok(_) => unsafe { sys::execve(execution.program, execution.argv, execution.envp) },
-        Err(errno) => errno,
-    };
-    execution.failure = Some(errno);
+    let moved = execution.terminal.map_or(Ok(()), lead_process_group);
+    execution.failure = Some(moved.err().unwrap_or_else(|| execution.replace_this_process()));
     sys::exit(FAILED)
+}
+
+/// As a shell starts a job: a process group of its own, in the foreground of the terminal or not. All signals are blocked, so that
+/// to ask for the foreground from the background does not stop this process.
+fn lead_process_group(terminal: CommandTerminal) -> Result<()> {
+    process::setpgid(None, None)?;
+    if terminal.in_foreground { tcsetpgrp(stdin(), process::getpid()) } else { Ok(()) }
+}
+
+impl Execution<'_> {
+    /// Comes back only with an error.
+    fn replace_this_process(&self) -> Errno {
+        match sys::set_blocked_signals(SignalSet::EMPTY) {
+            // SAFETY: the parent made both arrays, null-terminated, of strings that live as long as the plan.
+            Ok(_) => unsafe { sys::execve(self.program, self.argv, self.envp) },
+            Err(errno) => errno,
+        }
+    }
 }

@@ -1,6 +1,7 @@
-//! What the child tells the parent through their channel.
+//! What the child and the parent tell each other through their channel.
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 /// Where the child failed and what the kernel said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,12 @@ pub(super) enum Message {
     Failed(Report),
     /// With it comes a socket in the sandbox's network namespace, for the parent to bring `lo` up.
     Network,
+    /// With it comes the master of the pseudo-terminal that the command gets.
+    Terminal,
     /// The command was executed.
     Started,
+    /// This signal has stopped the command, which has a pseudo-terminal.
+    Stopped(i32),
     /// The command, and every other process of the sandbox, has ended; with this exit status, or 128+n for the signal n. The
     /// last message.
     Ended(u8),
@@ -36,6 +41,8 @@ impl Message {
             Self::Network => [1, 0, 0],
             Self::Started => [2, 0, 0],
             Self::Ended(status) => [3, u32::from(status), 0],
+            Self::Terminal => [4, 0, 0],
+            Self::Stopped(signal) => [5, signal.cast_unsigned(), 0],
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
             (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
@@ -50,7 +57,44 @@ impl Message {
             0 => Self::Failed(Report { step: first as usize, errno: Errno::from_raw_os_error(second.cast_signed()) }),
             1 => Self::Network,
             2 => Self::Started,
+            4 => Self::Terminal,
+            5 => Self::Stopped(first.cast_signed()),
             _ => Self::Ended(first as u8),
+        }
+    }
+}
+
+/// What the parent tells the first process while the command has a pseudo-terminal. A SIGCONT comes with it, since the first process
+/// listens to nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Send this signal to the command's whole process group, as the kernel does for a key of the terminal.
+    Signal(Signal),
+    /// Give the pseudo-terminal to the command, and let it go on where it was stopped.
+    Foreground,
+    /// Let it go on without the pseudo-terminal: it is stopped when it reads from it.
+    Background,
+}
+
+impl Order {
+    /// Bytes of an order in the channel.
+    pub(super) const SIZE: usize = 1;
+
+    /// As it goes through the channel: the number of a signal, or one that no signal has.
+    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+        match self {
+            Self::Signal(signal) => [signal.as_raw() as u8],
+            Self::Foreground => [0],
+            Self::Background => [u8::MAX],
+        }
+    }
+
+    /// As it came through the channel; `None` for a signal that has no name.
+    pub(super) fn from_bytes([number]: [u8; Self::SIZE]) -> Option<Self> {
+        match number {
+            0 => Some(Self::Foreground),
+            u8::MAX => Some(Self::Background),
+            number => Signal::from_named_raw(number.into()).map(Self::Signal),
         }
     }
 }
@@ -62,8 +106,16 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_sent() {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
-        for message in [Message::Network, Message::Started, failed, Message::Ended(139)] {
+        let others = [Message::Network, Message::Terminal, Message::Started, Message::Ended(139), Message::Stopped(20)];
+        for message in others.into_iter().chain([failed]) {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
+        }
+    }
+
+    #[test]
+    fn an_order_is_read_as_it_was_given() {
+        for order in [Order::Foreground, Order::Background, Order::Signal(Signal::HUP), Order::Signal(Signal::TSTP)] {
+            assert_eq!(Order::from_bytes(order.to_bytes()), Some(order));
         }
     }
 }
