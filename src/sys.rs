@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use linux_raw_sys::general;
-use linux_raw_sys::ioctl::SIOCSIFFLAGS;
+use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
 use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::net::ifreq;
 use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
@@ -29,6 +29,16 @@ impl SignalSet {
     /// The set of these signals.
     pub fn of(signals: &[Signal]) -> Self {
         Self(signals.iter().fold(0, |bits, signal| bits | (1 << (signal.as_raw() - 1))))
+    }
+
+    /// The signals of both sets.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that are not in `other`.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
@@ -343,6 +353,25 @@ pub fn unshare(namespaces: Namespaces) -> Result<()> {
     // SAFETY: no pointer is given, and no flag but those of namespaces: nothing that Rust relies on is unshared.
     unsafe { syscall(general::__NR_unshare, [namespaces.bits() as usize, 0, 0, 0, 0, 0]) }?;
     Ok(())
+}
+
+/// The number of the terminal that a descriptor leads to, the same whether it was opened by its name or as `/dev/tty`:
+/// `TIOCGDEV` of [`ioctl_tty(2)`].
+///
+/// # Errors
+/// `ENOTTY` where it leads to something else.
+///
+/// [`ioctl_tty(2)`]: https://man7.org/linux/man-pages/man2/ioctl_tty.2.html
+pub fn terminal_number(descriptor: BorrowedFd<'_>) -> Result<u32> {
+    let mut number = 0u32;
+    // SAFETY: TIOCGDEV writes one `unsigned int`, which is live and writable.
+    unsafe {
+        syscall(
+            general::__NR_ioctl,
+            [descriptor.as_raw_fd() as usize, TIOCGDEV as usize, &raw mut number as usize, 0, 0, 0],
+        )
+    }?;
+    Ok(number)
 }
 
 /// One instruction of classic BPF: the kernel's `struct sock_filter`, which linux-raw-sys has without a comparison.

@@ -15,7 +15,10 @@ use nix_build_shell::nix::store::Store;
 use nix_build_shell::plan::{Access, Plan, Step};
 use nix_build_shell::sandbox;
 use nix_build_shell::scratch::{Scratch, Unreadable};
+use nix_build_shell::session::{self, Signals, Terminal};
 use rustix::process::getpid;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::stdio::dup2_stdin;
 
 /// What the program in the sandbox ends with.
 const RAN: i32 = 42;
@@ -64,7 +67,8 @@ fn main() {
     the_whole_plan_is_carried_out_without_an_allocation();
     a_failing_step_is_reported_without_an_allocation();
     a_command_that_is_not_there_is_reported_without_an_allocation();
-    println!("test result: ok. 3 passed; 0 failed");
+    with_a_terminal_it_needs_no_allocation_either();
+    println!("test result: ok. 4 passed; 0 failed");
 }
 
 /// A scratch directory for a build that left nothing, and the plan of its sandbox.
@@ -128,4 +132,22 @@ fn a_command_that_is_not_there_is_reported_without_an_allocation() {
         let message = sandbox::start(&plan).unwrap_err().to_string();
         assert!(message.contains("cannot execute the build's shell /nonexistent"), "{message}");
     });
+}
+
+/// The last one: standard input is a terminal from here on.
+fn with_a_terminal_it_needs_no_allocation_either() {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    dup2_stdin(&slave).unwrap();
+    let signals = Signals::block().unwrap();
+    for as_pid_1 in [false, true] {
+        with_plan(|plan| {
+            let terminal = Terminal::of_caller();
+            let plan = plan.executed(Some(terminal.as_ref().unwrap().for_command()), as_pid_1);
+            let mut sandbox = sandbox::start(&plan).expect("the child may have allocated");
+            let status = session::wait(&mut sandbox, &signals, terminal).unwrap();
+            assert_eq!(i32::from(status), RAN);
+        });
+    }
 }

@@ -66,11 +66,15 @@ pub fn run(options: &Options) -> Result<u8> {
         options.sandbox.refuse_shell()?;
     }
     let session = interactive.as_ref().map(|interactive| interactive.session.clone());
-    let plan_in = |directories| match &session {
-        Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
-        None => Plan::new(&build, &settings, &caller, directories, &options.command),
-    };
     let scratch_parent = Scratch::default_parent();
+    let terminal = Terminal::of_caller();
+    let plan_in = |directories| {
+        let plan = match &session {
+            Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
+            None => Plan::new(&build, &settings, &caller, directories, &options.command),
+        }?;
+        anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
+    };
     let Some(groundwork) = groundwork else {
         let directories = Scratch::example_directories(&scratch_parent);
         let plan = plan_in(&directories)?;
@@ -90,10 +94,8 @@ pub fn run(options: &Options) -> Result<u8> {
         // Where nobody can read it there is nobody to tell.
         let _ = io::stderr().write_all(header(&build, log.as_ref()).as_bytes());
     }
-    let terminal = Terminal::note();
     let mut sandbox = groundwork.and_then(|groundwork| groundwork.build(&plan))?;
-    let status = session::wait(&mut sandbox, &signals);
-    drop(terminal);
+    let status = session::wait(&mut sandbox, &signals, terminal);
     tell_usage(&sandbox);
     if status.is_err() {
         // Nothing is to change any more what is saved.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::interactive::{Interactive, is_at_terminal};
-use super::sandbox_options::SandboxOptions;
+use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{say, say_error};
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::caller::Caller;
@@ -95,7 +95,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let command = command(&build, &task)?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
     options.sandbox.tell(&build, &copied, &plan);
-    let status = carry_out(&plan, &signals)?;
+    // It reads nothing, so it wants no terminal of its own.
+    let status = carry_out(plan, &signals, None, &options.sandbox)?;
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
@@ -193,11 +194,12 @@ fn command(build: &FailedBuild, task: &Task) -> Result<Vec<OsString>> {
     }
 }
 
-fn carry_out(plan: &Plan, signals: &Signals) -> Result<u8> {
-    let terminal = Terminal::note();
-    let mut sandbox = sandbox::start(plan)?;
-    let status = session::wait(&mut sandbox, signals)?;
-    drop(terminal);
+/// Runs what is planned, which has `terminal` in place of the caller's if there is one.
+fn carry_out(plan: Plan, signals: &Signals, terminal: Option<Terminal>, options: &SandboxOptions) -> Result<u8> {
+    let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.as_pid_1);
+    let mut sandbox = sandbox::start(&plan)?;
+    let status = session::wait(&mut sandbox, signals, terminal)?;
+    tell_usage(&sandbox);
     Ok(status)
 }
 
@@ -254,14 +256,14 @@ fn open_shell(
         let no_command: [&Path; 0] = [];
         let plan = Plan::new(&left, settings, caller, directories, &no_command)?;
         options.sandbox.tell(&left, &CopySummary::default(), &plan);
-        return carry_out(&plan, signals).map(drop);
+        return carry_out(plan, signals, Terminal::of_caller(), &options.sandbox).map(drop);
     }
     // The log is not of what has failed now.
     let mut interactive = Interactive::prepare(&mut left, &options.sandbox, None)?;
     interactive.fill(scratch, &left, caller)?;
     let plan = Plan::for_session(&left, settings, caller, directories, &interactive.session)?;
     options.sandbox.tell(&left, &CopySummary::default(), &plan);
-    carry_out(&plan, signals)?;
+    carry_out(plan, signals, Terminal::of_caller(), &options.sandbox)?;
     interactive.keep_history(scratch, caller);
     Ok(())
 }

@@ -60,6 +60,10 @@ pub struct SandboxOptions {
     #[arg(long, value_name = "PATH")]
     pub shell: Option<PathBuf>,
 
+    /// Execute the command as PID 1 itself, as Nix does its builder, and not as a child of our init
+    #[arg(long)]
+    pub as_pid_1: bool,
+
     /// Print each step on standard error
     #[arg(short, long)]
     pub verbose: bool,

@@ -20,7 +20,7 @@ use linux_raw_sys::general;
 use self::entry::Entry;
 pub use self::entry::Session;
 pub use self::own_cgroup::OwnCgroup;
-pub use self::step::{Access, Step};
+pub use self::step::{Access, CommandTerminal, Step};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
@@ -158,6 +158,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What it executes then.
     pub command: Command,
+    /// Whether it does so itself, as PID 1, and not as the init that has the command for a child.
+    pub as_pid_1: bool,
 }
 
 /// The directories on the host that a plan needs.
@@ -258,6 +260,25 @@ impl Plan {
             id_maps: IdMaps::of(caller),
             steps,
             command: Command::of_entry(build, entry)?,
+            as_pid_1: false,
+        })
+    }
+
+    /// The same plan for a command that has this terminal in place of the caller's, if it has one, and is PID 1 itself or is not.
+    #[must_use]
+    pub fn executed(mut self, terminal: Option<CommandTerminal>, as_pid_1: bool) -> Self {
+        if let Some(terminal) = terminal {
+            let last = self.steps.iter().position(|step| *step == Step::CloseDescriptors).unwrap_or(self.steps.len());
+            self.steps.insert(last, Step::OpenTerminal(terminal));
+        }
+        Self { as_pid_1, ..self }
+    }
+
+    /// Whether the command has a terminal of the sandbox's own, and which.
+    pub fn terminal(&self) -> Option<CommandTerminal> {
+        self.steps.iter().find_map(|step| match step {
+            Step::OpenTerminal(terminal) => Some(*terminal),
+            _ => None,
         })
     }
 }
@@ -308,7 +329,7 @@ impl fmt::Display for Plan {
         for step in &self.steps {
             writeln!(f, "{step}")?;
         }
-        write!(f, "execute")?;
+        write!(f, "execute{}", if self.as_pid_1 { ", as PID 1," } else { "" })?;
         for argument in &self.command.arguments {
             write!(f, " {:?}", argument.to_string_lossy())?;
         }

@@ -18,6 +18,15 @@ pub enum Access {
     AsSource,
 }
 
+/// The pseudo-terminal that the command gets in place of the caller's terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandTerminal {
+    /// Which of the descriptors 0, 1 and 2 lead to the caller's terminal. The first always does.
+    pub replaces: [bool; 3],
+    /// Whether the command begins in the foreground of its terminal, as one that may read from it.
+    pub in_foreground: bool,
+}
+
 /// One thing that the child does between `clone3` and the command.
 ///
 /// Paths without a leading slash are below the new root, which is the working directory until [`Step::PivotRoot`].
@@ -99,6 +108,9 @@ pub enum Step {
     ForbidNewPrivileges,
     /// Let this program decide about every system call from now on. Needs [`Step::ForbidNewPrivileges`] before.
     FilterSystemCalls(SystemCallFilter),
+    /// Make a pseudo-terminal of the sandbox's own with the modes and the size of the caller's terminal, hand its master to the parent,
+    /// and become the leader of a session that it controls. Needs `/dev/pts`, and [`Step::PivotRoot`] before.
+    OpenTerminal(CommandTerminal),
     /// Reach no abstract unix socket that was made outside, where the kernel can forbid it: for a build that shares the host's
     /// network. Needs [`Step::ForbidNewPrivileges`] before.
     ScopeAbstractSockets,
@@ -171,6 +183,15 @@ impl fmt::Display for Step {
             Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
             Self::FilterSystemCalls(_) => {
                 write!(f, "filter system calls (no set-id bits, no extended attributes, no typing into the terminal)")
+            }
+            Self::OpenTerminal(CommandTerminal { replaces: [_, output, error], .. }) => {
+                let others = match (output, error) {
+                    (true, true) => ", output and error",
+                    (true, false) => " and output",
+                    (false, true) => " and error",
+                    (false, false) => "",
+                };
+                write!(f, "make a terminal of the sandbox's own the standard input{others}")
             }
             Self::ScopeAbstractSockets => write!(f, "keep away from the host's abstract unix sockets"),
             Self::ResetSignals => write!(f, "reset every signal's disposition"),

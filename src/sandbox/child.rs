@@ -5,8 +5,6 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicI32;
@@ -14,14 +12,17 @@ use std::sync::atomic::AtomicI32;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::pty::{self, OpenptFlags};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
+use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid};
 
 use super::clone3;
-use super::message::{Message, Report};
+use super::message::{Message, Report, receive, send_with};
 use super::{init, landlock};
-use crate::plan::{Access, Command, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
+use crate::plan::{Access, Command, CommandTerminal, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
 /// Room for the few frames between `clone3` and `execve`.
@@ -56,6 +57,8 @@ pub(super) struct Task {
     program: *const CStr,
     argv: Vec<*const u8>,
     envp: Vec<*const u8>,
+    terminal: Option<CommandTerminal>,
+    as_pid_1: bool,
     descriptors: Descriptors,
     stack: Vec<u8>,
 }
@@ -82,6 +85,8 @@ impl Task {
             program: program.as_c_str(),
             argv: null_terminated(arguments),
             envp: null_terminated(environment),
+            terminal: plan.terminal(),
+            as_pid_1: plan.as_pid_1,
             descriptors,
             stack: vec![0; COMMAND_STACK],
         }
@@ -115,7 +120,7 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     match outcome {
         Ok(command) => {
             tell(&channel, Message::Started);
-            let status = init::serve(command);
+            let status = init::serve(command, &channel, task.terminal.is_some());
             tell(&channel, Message::Ended(status));
             sys::exit(0)
         }
@@ -126,7 +131,7 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     }
 }
 
-/// If nobody hears it, nobody is there to act on it.
+/// Tells the parent, and nobody if it is gone: nobody is there to act on it.
 pub(super) fn tell(channel: impl AsFd, message: Message) {
     let _ = send(channel, &message.to_bytes(), SendFlags::NOSIGNAL);
 }
@@ -178,6 +183,7 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
+        Step::OpenTerminal(terminal) => open_terminal(*terminal, parent),
         Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
@@ -215,26 +221,47 @@ fn join_network(task: &Task) -> Result<()> {
     };
     // SAFETY: the socket stays open until the command runs.
     let socket = unsafe { BorrowedFd::borrow_raw(from_forerunner) };
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(received) if received.bytes == 0 => sys::exit(FAILED),
-            Ok(_) => break,
+    let namespace = loop {
+        match receive(socket, &mut [0]) {
+            Ok((0, _)) => sys::exit(FAILED),
+            Ok((_, namespace)) => break namespace.ok_or(Errno::BADMSG)?,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-    }
-    let namespace = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut namespaces) => namespaces.next(),
-        _ => None,
-    });
-    let Some(namespace) = namespace else {
-        return Err(Errno::BADMSG);
     };
     let joined = thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
     sys::close(namespace);
     joined
+}
+
+/// The kernel gives the slave to whom opens the master, so it is the build's user's.
+///
+/// This process leads the session, and not the command: a process group whose members have no parent in its session cannot be
+/// stopped by a key.
+fn open_terminal(terminal: CommandTerminal, parent: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(CWD, c"/dev/pts/ptmx", flags, Mode::empty())?;
+    pty::unlockpt(&master)?;
+    let slave = pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    tcsetattr(&slave, OptionalActions::Now, &tcgetattr(stdin())?)?;
+    tcsetwinsize(&slave, tcgetwinsize(stdin())?)?;
+    let sent = send_with(parent, &Message::Terminal.to_bytes(), master.as_fd());
+    sys::close(master);
+    sent?;
+    process::setsid()?;
+    process::ioctl_tiocsctty(&slave)?;
+    let [input, output, error] = terminal.replaces;
+    if input {
+        dup2_stdin(&slave)?;
+    }
+    if output {
+        dup2_stdout(&slave)?;
+    }
+    if error {
+        dup2_stderr(&slave)?;
+    }
+    sys::close(slave);
+    Ok(())
 }
 
 fn become_builder() -> Result<()> {
@@ -318,14 +345,24 @@ struct Execution<'a> {
     program: &'a CStr,
     argv: *const *const u8,
     envp: *const *const u8,
+    terminal: Option<CommandTerminal>,
     failure: Option<Errno>,
 }
 
-/// Executes the command in a new process, which shares this one's memory until then.
+/// Executes the command in a new process, which shares this one's memory until then; or, as PID 1, in this one.
 fn execute(task: &mut Task) -> Result<Pid> {
     // SAFETY: as for the steps.
     let program = unsafe { &*task.program };
-    let mut execution = Execution { program, argv: task.argv.as_ptr(), envp: task.envp.as_ptr(), failure: None };
+    let mut execution = Execution {
+        program,
+        argv: task.argv.as_ptr(),
+        envp: task.envp.as_ptr(),
+        terminal: task.terminal,
+        failure: None,
+    };
+    if task.as_pid_1 {
+        return Err(execution.replace_this_process());
+    }
     let argument = (&raw mut execution).cast();
     // SAFETY: `become_command` makes system calls only. `execution` outlives it, since this thread waits until it has
     // executed the command or ended.
@@ -340,11 +377,25 @@ fn execute(task: &mut Task) -> Result<Pid> {
 extern "C" fn become_command(argument: *mut c_void) -> ! {
     // SAFETY: `execute` passed an `Execution`, waits, and touches it only afterwards.
     let execution = unsafe { &mut *argument.cast::<Execution>() };
-    let errno = match sys::set_blocked_signals(SignalSet::EMPTY) {
-        // SAFETY: the parent made both arrays, null-terminated, of strings that live as long as the plan.
-        Ok(_) => unsafe { sys::execve(execution.program, execution.argv, execution.envp) },
-        Err(errno) => errno,
-    };
-    execution.failure = Some(errno);
+    let moved = execution.terminal.map_or(Ok(()), lead_process_group);
+    execution.failure = Some(moved.err().unwrap_or_else(|| execution.replace_this_process()));
     sys::exit(FAILED)
+}
+
+/// As a shell starts a job: a process group of its own, in the foreground of the terminal or not. All signals are blocked, so that
+/// to ask for the foreground from the background does not stop this process.
+fn lead_process_group(terminal: CommandTerminal) -> Result<()> {
+    process::setpgid(None, None)?;
+    if terminal.in_foreground { tcsetpgrp(stdin(), process::getpid()) } else { Ok(()) }
+}
+
+impl Execution<'_> {
+    /// Comes back only with an error.
+    fn replace_this_process(&self) -> Errno {
+        match sys::set_blocked_signals(SignalSet::EMPTY) {
+            // SAFETY: the parent made both arrays, null-terminated, of strings that live as long as the plan.
+            Ok(_) => unsafe { sys::execve(self.program, self.argv, self.envp) },
+            Err(errno) => errno,
+        }
+    }
 }

@@ -6,15 +6,16 @@
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
 
 use std::ffi::c_void;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicI32;
 
 use linux_raw_sys::general::{self, clone_args};
 use rustix::io::{Result, retry_on_intr};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, chdir, pidfd_send_signal, setpgid, waitid};
+use rustix::stdio::{dup2_stdin, dup2_stdout};
 
 use crate::plan::Namespaces;
-use crate::sys::to_result;
+use crate::sys::{self, SignalSet, to_result};
 
 /// A child process and the descriptor to wait for it.
 #[derive(Debug)]
@@ -26,15 +27,15 @@ pub struct Child {
 }
 
 impl Child {
-    /// Waits for its end, and reaps it: [`waitid(2)`].
+    /// Waits for its end, and reaps it: [`waitid(2)`]. Returns how it ended.
     ///
     /// # Errors
     /// `ECHILD` if it has been reaped before.
     ///
     /// [`waitid(2)`]: https://man7.org/linux/man-pages/man2/waitid.2.html
-    pub fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<Option<WaitIdStatus>> {
         let pidfd = WaitId::PidFd(self.pidfd.as_fd());
-        retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED)).map(|_| ())
+        retry_on_intr(|| waitid(pidfd.clone(), WaitIdOptions::EXITED))
     }
 
     /// Kills it, waits for its end, and reaps it. Errors would only say that there is nothing to do any more.
@@ -81,7 +82,7 @@ pub unsafe fn spawn_in(
 ///
 /// # Errors
 /// As of [`spawn_in`].
-pub(super) unsafe fn spawn_beside(
+pub(super) unsafe fn spawn_sharing_all(
     namespaces: Namespaces,
     stack: &mut [u8],
     main: extern "C" fn(*mut c_void) -> !,
@@ -163,6 +164,47 @@ fn aligned(stack: &mut [u8]) -> (u64, u64) {
     let start = (base + 15) & !15;
     let size = (stack.len() - (start - base)) & !15;
     (start as u64, size as u64)
+}
+
+/// A process beside this one that outlives its sudden end: on a copy of this process's memory, with two descriptors of it as 0 and 1
+/// and no other, in a process group of its own, and deaf to every signal but SIGKILL. It runs `main` and ends. `main` makes system
+/// calls only: no allocation, no lock, no libc.
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`.
+pub(crate) fn spawn_beside<T>(descriptors: [BorrowedFd<'_>; 2], task: &T, main: fn(&T)) -> Result<Child> {
+    let mut beside = Beside { descriptors, task, main };
+    let mut pidfd = -1i32;
+    let arguments =
+        clone_args { flags: u64::from(general::CLONE_PIDFD), pidfd: &raw mut pidfd as u64, ..no_arguments() };
+    // SAFETY: as in `spawn_in`; `run_beside` makes system calls only if `main` does, and the child has its own copy of `beside`.
+    let pid = unsafe { clone3(&arguments, run_beside::<T>, (&raw mut beside).cast()) }?;
+    // SAFETY: the kernel stored a new descriptor there, for us alone.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // From here, so that it is done when this returns: what is sent to our group does not reach it any more.
+    setpgid(Some(pid), Some(pid))?;
+    Ok(Child { pid, pidfd })
+}
+
+struct Beside<'a, T> {
+    descriptors: [BorrowedFd<'a>; 2],
+    task: &'a T,
+    main: fn(&T),
+}
+
+extern "C" fn run_beside<T>(argument: *mut c_void) -> ! {
+    // SAFETY: `spawn_beside` passed it, and it lives on in this process's copy of the memory.
+    let beside = unsafe { &*argument.cast::<Beside<'_, T>>() };
+    let _ = sys::set_blocked_signals(SignalSet::ALL);
+    let _ = chdir(c"/");
+    let [first, second] = beside.descriptors;
+    if dup2_stdin(first).and(dup2_stdout(second)).is_err() {
+        sys::exit(1);
+    }
+    // SAFETY: this process uses no other descriptor.
+    let _ = unsafe { sys::close_range(2, u32::MAX) };
+    (beside.main)(beside.task);
+    sys::exit(0)
 }
 
 fn no_arguments() -> clone_args {

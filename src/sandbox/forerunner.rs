@@ -6,23 +6,19 @@
 //! build runs. Like the child it makes system calls and nothing else.
 
 use std::ffi::c_void;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, getpid, getppid};
 use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::child::{self, FAILED, Task};
 use super::clone3::{self, Child};
-use super::message::Message;
+use super::message::{Message, send_with};
 use super::{loopback, refusal};
 use crate::plan::Namespaces;
 use crate::sys;
@@ -100,7 +96,7 @@ impl Forerunner {
         let argument = (&raw mut *orders).cast();
         // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
         // the forerunner has been reaped; moving the boxes does not move them.
-        let process = unsafe { clone3::spawn_beside(Namespaces::USER, &mut stack, main, argument) }
+        let process = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) }
             .map_err(refusal::of_namespaces)?;
         if let Some(cores) = &orders.cores {
             // A new process begins in the queue of its parent's core, and the scheduler leaves both there, one after the other.
@@ -231,14 +227,10 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
 /// Brings `lo` up in the new network namespace, and hands the namespace over.
 fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
     let namespace = loopback::raise().map_err(Message::NoLoopback)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let namespaces = [namespace.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&namespaces));
     // SAFETY: the parent keeps the socket open until this process has been reaped.
     let socket = unsafe { BorrowedFd::borrow_raw(orders.network) };
     // A child that has failed already does not listen, but it has told.
-    let _ = sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL);
+    let _ = send_with(socket, &[0], namespace.as_fd());
     sys::close(namespace);
     Ok(())
 }

@@ -1,6 +1,15 @@
-//! What the child, and the forerunner before it, tell the parent through their channel.
+//! What the child, the forerunner before it, and the parent tell each other through their channel.
 
-use rustix::io::Errno;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, Result};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use rustix::process::Signal;
 
 /// Where the child failed and what the kernel said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +29,12 @@ pub(super) enum Message {
     NoNamespaces(Errno),
     /// The forerunner could not bring `lo` up. The last message.
     NoLoopback(Errno),
+    /// With it comes the master of the pseudo-terminal that the command gets.
+    Terminal,
     /// The command was executed.
     Started,
+    /// This signal has stopped the command, which has a pseudo-terminal.
+    Stopped(i32),
     /// The command, and every other process of the sandbox, has ended; with this exit status, or 128+n for the signal n. The
     /// last message.
     Ended(u8),
@@ -39,6 +52,8 @@ impl Message {
             Self::NoLoopback(errno) => [2, 0, errno.raw_os_error().cast_unsigned()],
             Self::Started => [3, 0, 0],
             Self::Ended(status) => [4, u32::from(status), 0],
+            Self::Terminal => [5, 0, 0],
+            Self::Stopped(signal) => [6, signal.cast_unsigned(), 0],
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
             (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
@@ -55,9 +70,67 @@ impl Message {
             1 => Self::NoNamespaces(errno()),
             2 => Self::NoLoopback(errno()),
             3 => Self::Started,
+            5 => Self::Terminal,
+            6 => Self::Stopped(first.cast_signed()),
             _ => Self::Ended(first as u8),
         }
     }
+}
+
+/// What the parent tells the first process while the command has a pseudo-terminal. A SIGCONT comes with it, since the first process
+/// listens to nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Send this signal to the command's whole process group, as the kernel does for a key of the terminal.
+    Signal(Signal),
+    /// Give the pseudo-terminal to the command, and let it go on where it was stopped.
+    Foreground,
+    /// Let it go on without the pseudo-terminal: it is stopped when it reads from it.
+    Background,
+}
+
+impl Order {
+    /// Bytes of an order in the channel.
+    pub(super) const SIZE: usize = 1;
+
+    /// As it goes through the channel: the number of a signal, or one that no signal has.
+    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+        match self {
+            Self::Signal(signal) => [signal.as_raw() as u8],
+            Self::Foreground => [0],
+            Self::Background => [u8::MAX],
+        }
+    }
+
+    /// As it came through the channel; `None` for a signal that has no name.
+    pub(super) fn from_bytes([number]: [u8; Self::SIZE]) -> Option<Self> {
+        match number {
+            0 => Some(Self::Foreground),
+            u8::MAX => Some(Self::Background),
+            number => Signal::from_named_raw(number.into()).map(Self::Signal),
+        }
+    }
+}
+
+/// Sends `bytes` and a descriptor. Makes a system call only.
+pub(super) fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// Receives bytes, and the descriptor that came with them if there is one. Returns how many; none at the end. Makes a system call only.
+pub(super) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok((received.bytes, descriptor))
 }
 
 #[cfg(test)]
@@ -67,9 +140,17 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_sent() {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
-        let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV)];
-        for message in refused.into_iter().chain([Message::Started, failed, Message::Ended(139)]) {
+        let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV), failed];
+        let others = [Message::Terminal, Message::Started, Message::Ended(139), Message::Stopped(20)];
+        for message in others.into_iter().chain(refused) {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
+        }
+    }
+
+    #[test]
+    fn an_order_is_read_as_it_was_given() {
+        for order in [Order::Foreground, Order::Background, Order::Signal(Signal::HUP), Order::Signal(Signal::TSTP)] {
+            assert_eq!(Order::from_bytes(order.to_bytes()), Some(order));
         }
     }
 }

@@ -17,9 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
-};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
 use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::set_thread_groups;
 
@@ -28,18 +26,30 @@ pub use self::cgroup::Usage;
 use self::child::{Descriptors, Task};
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
-use self::message::Message;
+pub(crate) use self::message::Order;
+use self::message::{Message, receive};
 use crate::plan::{IdMaps, Namespaces, Plan};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
 #[derive(Debug)]
 pub struct Sandbox {
-    init: Child,
+    first: Child,
     channel: OwnedFd,
+    terminal: Option<OwnedFd>,
+    as_pid_1: bool,
     reaped: bool,
     /// Where the plan wants one of its own; why it has none, where the kernel refused what it should grant. Goes last.
     cgroup: Option<Result<Cgroup>>,
+}
+
+/// What can happen to the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has ended, and with it every other process of the sandbox: with this exit status, or 128+n for the signal n.
+    Ended(u8),
+    /// This signal has stopped it. Only of a command that has a terminal of the sandbox's own this is told.
+    Stopped(i32),
 }
 
 /// The namespaces of a sandbox, in the making. Dropping it ends that, and leaves nothing.
@@ -94,12 +104,16 @@ impl Groundwork {
             drop(self);
             return start(plan);
         }
-        let cgroup = self.publish(plan);
+        let cgroup = self.publish(plan)?;
         self.finish(plan, cgroup)
     }
 
     /// Gives the forerunner the plan, and the cgroup that the plan wants.
-    fn publish(&mut self, plan: &Plan) -> Option<Result<Cgroup>> {
+    fn publish(&mut self, plan: &Plan) -> Result<Option<Result<Cgroup>>> {
+        if plan.as_pid_1 {
+            // Whose parent ignores SIGCHLD has no status.
+            sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
+        }
         let (user, group) = (Uid::from_raw(self.id_maps.uid.outside), Gid::from_raw(self.id_maps.gid.outside));
         let cgroup = plan.cgroup.parent().map(|parent| Cgroup::create_in(parent, user, group));
         let descriptors = Descriptors {
@@ -109,7 +123,7 @@ impl Groundwork {
             cgroup: cgroup.as_ref().and_then(|cgroup| Some(cgroup.as_ref().ok()?.descriptor().as_raw_fd())),
         };
         self.forerunner.publish(Task::new(plan, descriptors));
-        cgroup
+        Ok(cgroup)
     }
 
     /// Waits until the forerunner has ended, and the command has been executed.
@@ -122,9 +136,9 @@ impl Groundwork {
         let child = forerunner.reap();
         // The child's copy is the only one now: with it the channel ends.
         drop(childs_channel);
-        let Some(init) = child else {
+        let Some(first) = child else {
             return Err(hear(&channel)?
-                .and_then(|message| refusal::of_start(plan, message))
+                .and_then(|(message, _)| refusal::of_start(plan, message))
                 .unwrap_or_else(|| anyhow!("the process that makes the sandbox's namespaces was killed")));
         };
         // A sandbox is worth more than its figures, and the build sees no difference.
@@ -133,12 +147,15 @@ impl Groundwork {
             None => cgroup,
         };
         // From here on dropping the sandbox ends the child.
-        let sandbox = Sandbox { init, channel, reaped: false, cgroup };
-        match hear(&sandbox.channel)?.and_then(|message| refusal::of_start(plan, message)) {
-            // What the processes have to tell explains more than what could not be done for them.
-            Some(error) => Err(error),
-            // Without a word the child was killed, perhaps with the command: `wait` tells.
-            None => maps.map(|()| sandbox),
+        let mut sandbox = Sandbox { first, channel, terminal: None, as_pid_1: plan.as_pid_1, reaped: false, cgroup };
+        loop {
+            match hear(&sandbox.channel)? {
+                Some((Message::Terminal, master)) => sandbox.terminal = master,
+                // What the processes have to tell explains more than what could not be done for them.
+                Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
+                // Without a word the child became the command, or was killed, perhaps with it: `wait` tells.
+                _ => return maps.map(|()| sandbox),
+            }
         }
     }
 }
@@ -152,7 +169,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
     let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
     // A forerunner that has ended has no user namespace any more.
     groundwork.map_ids();
-    let cgroup = groundwork.publish(plan);
+    let cgroup = groundwork.publish(plan)?;
     groundwork.finish(plan, cgroup)
 }
 
@@ -164,13 +181,13 @@ fn drop_supplementary_groups() -> Result<()> {
     }
 }
 
-/// What the child, or the forerunner, has to tell; nothing if they were killed.
-fn hear(channel: &OwnedFd) -> Result<Option<Message>> {
+/// What the child, or the forerunner, has to tell, and the descriptor that came with it; nothing if they were killed.
+fn hear(channel: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
     let mut bytes = [0; Message::SIZE];
     loop {
-        match recv(channel, &mut bytes, RecvFlags::empty()) {
+        match receive(channel.as_fd(), &mut bytes) {
             Ok((0, _)) => return Ok(None),
-            Ok(_) => return Ok(Some(Message::from_bytes(bytes))),
+            Ok((_, descriptor)) => return Ok(Some((Message::from_bytes(bytes), descriptor))),
             // A child that failed early leaves our byte unread, and the kernel tells us so once, before its last message.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno).context("cannot hear from the sandbox"),
@@ -179,9 +196,32 @@ fn hear(channel: &OwnedFd) -> Result<Option<Message>> {
 }
 
 impl Sandbox {
-    /// A descriptor that becomes readable when the command has ended.
-    pub fn end_of_command(&self) -> &OwnedFd {
-        &self.channel
+    /// A descriptor that becomes readable when the command has changed: [`Sandbox::change`] tells how.
+    pub fn changes(&self) -> &OwnedFd {
+        // A command that is PID 1 has no channel.
+        if self.as_pid_1 { &self.first.pidfd } else { &self.channel }
+    }
+
+    /// The master of the terminal that the command was given, for its first caller.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Whether the command is the first process itself, so that nobody is there to take orders.
+    pub fn is_command_pid_1(&self) -> bool {
+        self.as_pid_1
+    }
+
+    /// Gives the first process an order, which only one that serves a command with a terminal of the sandbox's own takes.
+    ///
+    /// # Errors
+    /// None when the sandbox has ended already.
+    pub(crate) fn order(&self, order: Order) -> Result<()> {
+        match send(&self.channel, &order.to_bytes(), SendFlags::NOSIGNAL) {
+            Ok(_) => self.send_signal(Signal::CONT),
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+        }
     }
 
     /// Sends `signal` to the command, through the sandbox's first process.
@@ -189,7 +229,7 @@ impl Sandbox {
     /// # Errors
     /// None when the sandbox has ended already.
     pub fn send_signal(&self, signal: Signal) -> Result<()> {
-        match sys::send_signal_as_parent(self.init.pidfd.as_fd(), signal) {
+        match sys::send_signal_as_parent(self.first.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno).context("cannot send a signal to the sandbox"),
         }
@@ -203,12 +243,11 @@ impl Sandbox {
     /// # Errors
     /// The kernel's.
     pub fn wait(&mut self) -> Result<u8> {
-        if let Some(Message::Ended(status)) = hear(&self.channel)? {
-            return Ok(status);
+        loop {
+            if let Change::Ended(status) = self.change()? {
+                return Ok(status);
+            }
         }
-        // Only SIGKILL ends the first process without a word.
-        self.reap()?;
-        Ok(128 + Signal::KILL.as_raw() as u8)
     }
 
     /// What the sandbox has used until now, if its plan wants it in a cgroup of its own.
@@ -222,17 +261,33 @@ impl Sandbox {
         })
     }
 
-    fn reap(&mut self) -> Result<()> {
-        self.init.wait().context("cannot wait for the sandbox")?;
+    /// Waits until something happens to the command. The end is the last that does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn change(&mut self) -> Result<Change> {
+        match hear(&self.channel)? {
+            Some((Message::Ended(status), _)) => Ok(Change::Ended(status)),
+            Some((Message::Stopped(signal), _)) => Ok(Change::Stopped(signal)),
+            // Without a word the first process ends if it is the command, or by SIGKILL.
+            _ => self.reap().map(Change::Ended),
+        }
+    }
+
+    /// Waits for the end of the first process. Returns its exit status, or 128+n for the signal n.
+    fn reap(&mut self) -> Result<u8> {
+        let status = self.first.wait().context("cannot wait for the sandbox")?;
         self.reaped = true;
-        Ok(())
+        let by_signal = status.as_ref().and_then(|status| status.terminating_signal()).map(|signal| 128 + signal);
+        let code = status.and_then(|status| status.exit_status()).or(by_signal);
+        Ok(code.unwrap_or(128 + Signal::KILL.as_raw()) as u8)
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.reaped {
-            self.init.end();
+            self.first.end();
         }
     }
 }

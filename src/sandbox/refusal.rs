@@ -21,7 +21,7 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
         Message::Failed(report) => Some(Machine::here().refused_step(plan, report)),
         Message::NoNamespaces(errno) => Some(of_namespaces(errno)),
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
-        Message::Started | Message::Ended(_) => None,
+        Message::Terminal | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
     }
 }
 
@@ -106,6 +106,7 @@ impl Machine<'_> {
             _ if may_not && self.apparmor_forbids() => APPARMOR,
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
             (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
+            (Step::OpenTerminal(_), Errno::IO) => "the terminal on standard input has hung up",
             (Step::FilterSystemCalls(_), Errno::NOSYS) if self.is_confined() => CONFINED,
             (Step::FilterSystemCalls(_), Errno::NOSYS | Errno::INVAL) => {
                 "the kernel was built without filters (CONFIG_SECCOMP_FILTER)"

@@ -1,7 +1,7 @@
 //! Which system calls a build may not make. The kernel runs the filter before each call.
 //!
 //! It refuses what Nix 2.26 to 2.34 refuse, on every architecture that the kernel runs programs of, and two requests to a terminal
-//! that would type into it, since in here the command may have the caller's.
+//! that would type into it, since the command may have the caller's as its standard output.
 //!
 //! For the calls that a filter allows whatever their arguments are, the kernel finds that out beforehand and does not run it again.
 //! So a call that is not in the tables below must be allowed by its number alone.

@@ -1,18 +1,21 @@
-//! The signals that are meant for the command.
+//! The signals that are meant for the command, and those of job control.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use rustix::io::{Errno, read};
-use rustix::process::Signal;
+use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
 
 use crate::sys::{SignalSet, ignores_signal, set_blocked_signals, signalfd};
 
 /// What somebody sends who wants the command to end, or to take notice.
 const PASSED_ON: [Signal; 6] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2];
 
-/// Holds those signals back from ending this process, so that each is answered at the right moment.
+/// What tells of a terminal that has a new size, is to be given back, or may be ours again.
+const JOB_CONTROL: [Signal; 3] = [Signal::WINCH, Signal::TSTP, Signal::CONT];
+
+/// Holds signals back from ending or stopping this process, so that each is answered at the right moment.
 #[derive(Debug)]
 pub struct Signals {
     queue: OwnedFd,
@@ -36,13 +39,48 @@ impl Signals {
     /// # Errors
     /// The kernel's, for want of descriptors.
     pub fn block() -> Result<Self> {
-        let wanted: Vec<_> = PASSED_ON.into_iter().filter(|signal| !ignores_signal(*signal).unwrap_or(false)).collect();
-        let set = SignalSet::of(&wanted);
+        let set = unless_ignored(&PASSED_ON);
         // A copy over «ulimit -f» is to fail with an error, which can be told.
-        let blocked: Vec<_> = wanted.iter().copied().chain([Signal::XFSZ]).collect();
-        set_blocked_signals(SignalSet::of(&blocked)).context("cannot block signals")?;
-        let queue = signalfd(set).context("cannot make a descriptor for signals")?;
-        Ok(Self { queue })
+        set_blocked_signals(set.and(SignalSet::of(&[Signal::XFSZ]))).context("cannot block signals")?;
+        Self::queue(set)
+    }
+
+    /// Blocks the signals of job control too, for a session with a terminal. One who ignores SIGTSTP is not to be stopped by it.
+    ///
+    /// # Errors
+    /// The kernel's, for want of descriptors.
+    pub(super) fn block_job_control() -> Result<Self> {
+        let set = unless_ignored(&JOB_CONTROL);
+        change_blocked_signals(|before| before.and(set))?;
+        Self::queue(set)
+    }
+
+    fn queue(set: SignalSet) -> Result<Self> {
+        Ok(Self { queue: signalfd(set).context("cannot make a descriptor for signals")? })
+    }
+
+    /// Stops this process as `signal` stops one that it is sent to: with its process group where a key sends it, alone by SIGSTOP.
+    /// Returns, once it was continued, true; at once and false where the kernel does not stop it, since no shell would ever continue
+    /// it. Of signals of job control that came meanwhile nothing is told.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn stop(&self, signal: Signal) -> Result<bool> {
+        let cannot_stop = "cannot stop this process";
+        while self.take()?.is_some() {}
+        if signal == Signal::STOP {
+            kill_process(getpid(), signal).context(cannot_stop)?;
+        } else {
+            kill_current_process_group(signal).context(cannot_stop)?;
+            // Here it stops, if not before.
+            let before = change_blocked_signals(|before| before.without(SignalSet::of(&[signal])))?;
+            change_blocked_signals(|_| before)?;
+        }
+        let mut was_continued = false;
+        while let Some(received) = self.take()? {
+            was_continued |= received.signal == Signal::CONT;
+        }
+        Ok(was_continued)
     }
 
     /// An error when a signal has come.
@@ -65,7 +103,11 @@ impl Signals {
         Ok(self.take()?.filter(|received| !received.from_kernel).map(|received| received.signal))
     }
 
-    fn take(&self) -> Result<Option<Received>> {
+    /// The next signal, whoever sent it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn take(&self) -> Result<Option<Received>> {
         // struct signalfd_siginfo: 128 bytes, led by the number, an errno and the code.
         const SI_KERNEL: i32 = 0x80;
         let mut info = [0u8; 128];
@@ -80,9 +122,25 @@ impl Signals {
     }
 }
 
-struct Received {
-    signal: Signal,
-    from_kernel: bool,
+/// A signal that has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    pub(super) signal: Signal,
+    /// For a key of the terminal or a hang-up, and not from another process.
+    pub(super) from_kernel: bool,
+}
+
+/// Those that the caller does not want ignored.
+fn unless_ignored(signals: &[Signal]) -> SignalSet {
+    let wanted: Vec<_> = signals.iter().copied().filter(|signal| !ignores_signal(*signal).unwrap_or(false)).collect();
+    SignalSet::of(&wanted)
+}
+
+/// Returns those that were blocked before.
+fn change_blocked_signals(change: impl FnOnce(SignalSet) -> SignalSet) -> Result<SignalSet> {
+    let before = set_blocked_signals(SignalSet::ALL).context("cannot block signals")?;
+    set_blocked_signals(change(before)).context("cannot block signals")?;
+    Ok(before)
 }
 
 impl AsFd for Signals {

@@ -112,8 +112,8 @@ DIFFERENCES = [
         {
             **the_same(("1", "2"), "pid", "processes", "status (Tgid|Pid|NStgid|NSpid)"),
             **the_same(("0", "1"), "status PPid"),
-            # The process group and the session are the caller's, so that Ctrl-C reaches the command.
-            **the_same(("1", "0"), "process group", "session", "call session id", "status (NSpgid|NSsid)"),
+            # The session is that of the first process, as in Nix, and in there the command has a process group of its own.
+            **the_same(("1", "2"), "process group", "status NSpgid"),
             "first process": (".*/facts.sh .*|.*-facts.sh .*", ".*/nix-build-shell .*"),
             "try readlink /proc/1/exe": ("yes, busybox", "no,"),
             "try readlink /proc/1/root": ("yes, /", "no,"),
@@ -290,7 +290,19 @@ DIFFERENCES = [
     ),
     *each(
         "standard input",
-        {"descriptor 0": ("/dev/null", "/dev/pts/N"), "descriptor 0 is a terminal": (None, YES)},
+        {
+            "descriptor 0": ("/dev/null", "/dev/pts/N"),
+            "descriptor 0 is a terminal": (None, YES),
+            # It controls the command, as a terminal does that one works at.
+            "terminal": ("0", "34816"),
+            "mode of /dev/pts/0": (None, "crw--w----"),
+            "owner of /dev/pts/0": (None, THE_BUILDERS),
+            "device /dev/pts/0": (None, "88:0"),
+            "try open /dev/tty": ("no, .*: No such device or address", YES),
+            "call open /dev/tty": ("ENXIO", YES),
+            # The next one that is made.
+            "call its name": ("/dev/pts/0", "/dev/pts/1"),
+        },
     ),
     *each(
         "as root, without sudo: the files of `/proc` that are no process, the devices",

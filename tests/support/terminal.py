@@ -16,7 +16,10 @@ class Terminal:
 
     def __init__(self, caller, *argv):
         self.ours, theirs = pty.openpty()
+        # Not to be waited for: what the other side reads and writes at the same time may be more than a terminal holds.
+        os.set_blocking(self.ours, False)
         os.chown(os.ttyname(theirs), caller.uid, -1)
+        self.modes_before = self.modes()
         self.seen = ""
         self.process = subprocess.Popen(
             argv,
@@ -54,6 +57,32 @@ class Terminal:
 
     def type(self, text):
         os.write(self.ours, text.encode())
+
+    def pass_through(self, data, wanted=None):
+        """Types all these bytes, and returns as many, or as many as are `wanted`, that appear meanwhile and afterwards."""
+        data, seen, written = memoryview(data), bytearray(), 0
+        wanted = len(data) if wanted is None else wanted
+        while len(seen) < wanted:
+            typing = [self.ours] if written < len(data) else []
+            readable, writable, _ = select.select([self.ours], typing, [], PATIENCE)
+            assert readable or writable, f"stuck after {written} bytes in and {len(seen)} out"
+            if readable:
+                seen += os.read(self.ours, 1 << 16)
+            if writable:
+                written += os.write(self.ours, data[written : written + (1 << 16)])
+        return bytes(seen)
+
+    def resize(self, rows, columns):
+        termios.tcsetwinsize(self.ours, (rows, columns))
+
+    def modes(self):
+        """Of the terminal, as anybody who has it open sees them; on a pseudo-terminal both sides have the same."""
+        return termios.tcgetattr(self.ours)
+
+    def hang_up(self):
+        """As a window that is closed, or a connection that breaks."""
+        os.close(self.ours)
+        self.ours = os.open("/dev/null", os.O_RDONLY)
 
     def end(self):
         return self.process.wait(PATIENCE)
