@@ -13,7 +13,7 @@ use nix_build_shell::failed_build::{EntryEnvironment, FailedBuild, Kind, Prepara
 use nix_build_shell::nix::Settings;
 use nix_build_shell::nix::store::Store;
 use nix_build_shell::plan::{Access, Plan, Step};
-use nix_build_shell::sandbox;
+use nix_build_shell::sandbox::{self, Groundwork};
 use nix_build_shell::scratch::{Scratch, Unreadable};
 use nix_build_shell::session::{self, Signals, Terminal};
 use rustix::process::getpid;
@@ -65,10 +65,11 @@ fn main() {
     }
     assert!(std::path::Path::new("/nix").exists(), "there is no /nix on this machine: «make setup» installs Nix");
     the_whole_plan_is_carried_out_without_an_allocation();
+    namespaces_are_made_ahead_without_an_allocation();
     a_failing_step_is_reported_without_an_allocation();
     a_command_that_is_not_there_is_reported_without_an_allocation();
     with_a_terminal_it_needs_no_allocation_either();
-    println!("test result: ok. 4 passed; 0 failed");
+    println!("test result: ok. 5 passed; 0 failed");
 }
 
 /// A scratch directory for a build that left nothing, and the plan of its sandbox.
@@ -108,6 +109,15 @@ fn the_whole_plan_is_carried_out_without_an_allocation() {
         plan.steps.insert(after, Step::ScopeAbstractSockets);
         let status = sandbox::start(&plan).expect("the child may have allocated").wait().unwrap();
         assert_ne!(i32::from(status), ALLOCATED, "the child allocated");
+        assert_eq!(i32::from(status), RAN);
+    });
+}
+
+/// The forerunner shares the parent's memory, and its process is not the parent's.
+fn namespaces_are_made_ahead_without_an_allocation() {
+    with_plan(|plan| {
+        let groundwork = Groundwork::begin(plan.namespaces, plan.id_maps).unwrap();
+        let status = groundwork.build(&plan).expect("the forerunner may have allocated").wait().unwrap();
         assert_eq!(i32::from(status), RAN);
     });
 }

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from support.confinement import as_caller
-from support.processes import await_end, children
+from support.processes import await_end, children, first_process
 from support.terminal import Terminal
 
 ENTER = 'source /build/env-vars; exec "$@"'
@@ -555,7 +555,7 @@ def test_a_signal_that_comes_with_the_end_of_the_command_does_not_end_us(caller)
         terminal.type("it reads\n")
         terminal.wait_for("it reads\r\nit reads")
         (program,) = children(terminal.process.pid)
-        init, _guardian = children(program)
+        init = first_process(program)
         (command,) = children(init)
         os.kill(program, signal.SIGSTOP)
         os.kill(command, signal.SIGTERM)

@@ -160,7 +160,7 @@ def session_of(caller, script, build_dir=None, options=(), **how):
 
 def patches(caller):
     directory = caller.workspace / "state" / "nix-build-shell"
-    return sorted(directory.iterdir()) if directory.exists() else []
+    return sorted(path for path in directory.iterdir() if path.is_file()) if directory.exists() else []
 
 
 def only_patch(caller):

@@ -19,15 +19,17 @@ pub const LIBRARY: &str = "library call";
 /// Our program, as a user calls it: the copy of a small package's directory is in it.
 pub const PROGRAM: &str = "whole command";
 /// The same where there is next to nothing to copy, as bubblewrap copies nothing.
-const PROGRAM_ALONE: &str = "whole command, env-vars only";
+pub const PROGRAM_ALONE: &str = "whole command, env-vars only";
 /// The same with the exact store: a closure of 23 paths, looked up among 20,000.
-const SMALL_CLOSURE: &str = "whole command, closure of 23";
+pub const SMALL_CLOSURE: &str = "whole command, closure of 23";
 /// And of 1,000.
 const LARGE_CLOSURE: &str = "whole command, closure of 1,000";
 /// The nearest thing that others have.
 pub const BUBBLEWRAP: &str = "bubblewrap";
 /// The floor as a program: what any static program of this machine's C library takes to get there, before it does anything.
 const LEAST_PROGRAM: &str = "bare clone3 by a C program";
+/// The same with a store of 1,000 bind mounts: what the kernel takes for them.
+const LEAST_LARGE_CLOSURE: &str = "bare clone3 by a C program, 1,000 binds";
 /// No sandbox at all.
 const SPAWN: &str = "spawn and exec";
 
@@ -45,6 +47,7 @@ pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
         Candidate { name: SPAWN, run: Box::new(program(Command::new(&fixture.noop))) },
         Candidate { name: FLOOR, run: Box::new(bare_clone3::candidate(&fixture.noop)?) },
         Candidate { name: LEAST_PROGRAM, run: Box::new(program(least_program(fixture)?)) },
+        Candidate { name: LEAST_LARGE_CLOSURE, run: Box::new(program(least_large_closure(fixture)?)) },
         Candidate { name: LIBRARY, run: Box::new(library_call(fixture)) },
         Candidate { name: PROGRAM, run: Box::new(program(whole_store(fixture, &fixture.kept))) },
         Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_store(fixture, &fixture.kept_env_vars))) },
@@ -74,6 +77,12 @@ fn least_program(fixture: &Fixture) -> Result<Command> {
     compile(&["-O2", "-static"], Path::new(source), &program)?;
     let mut command = Command::new(program);
     command.arg(&fixture.noop);
+    Ok(command)
+}
+
+fn least_large_closure(fixture: &Fixture) -> Result<Command> {
+    let mut command = least_program(fixture)?;
+    command.arg(fixture.store_root.join("nix/store")).arg("1000");
     Ok(command)
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.nix import KeptBuilds
-from support.processes import PATIENCE, children
+from support.processes import PATIENCE, children, first_process
 from support.session import Session
 
 
@@ -177,8 +177,7 @@ class Running:
     @property
     def init(self):
         """The number of the sandbox's first process."""
-        (init,) = children(self.pid)
-        return init
+        return first_process(self.pid)
 
     @property
     def command(self):

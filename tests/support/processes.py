@@ -83,3 +83,16 @@ def status(pid):
 
 def children(pid):
     return [int(child) for child in read(pid, f"task/{pid}/children").split()]
+
+
+def first_process(program):
+    """The first process of the sandbox that this nix-build-shell has made, among its other children: PID 1 of its namespace."""
+    (first,) = [child for child in children(program) if is_pid_1(child)]
+    return first
+
+
+def is_pid_1(pid):
+    try:
+        return status(pid)["NSpid"].split()[1:] == ["1"]
+    except FileNotFoundError:
+        return False
