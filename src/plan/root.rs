@@ -1,6 +1,6 @@
 //! What the new root holds, step by step: each mount with the file or directory that it needs to be mounted on.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::path::{Path, PathBuf};
 
@@ -30,13 +30,13 @@ pub(super) struct Root<'a> {
     directory_mode: u32,
     /// How the child calls the new root at this point: by its whole name until it is there.
     name: PathBuf,
-    places: BTreeMap<PathBuf, Place>,
+    places: HashMap<PathBuf, Place>,
 }
 
 impl<'a> Root<'a> {
     /// A root that is called `name`, and in which directories have `directory_mode` where nothing else is said.
     pub fn new(steps: &'a mut Vec<Step>, name: &Path, directory_mode: u32) -> Self {
-        Self { steps, directory_mode, name: name.to_owned(), places: BTreeMap::new() }
+        Self { steps, directory_mode, name: name.to_owned(), places: HashMap::new() }
     }
 
     pub fn push(&mut self, step: Step) {
