@@ -107,9 +107,13 @@ impl<'a> SessionPatch<'a> {
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
         for (path, old, new) in touched(&self.before, after) {
             let verdict = rule.judge(path, old, new);
-            if verdict == Verdict::Product {
-                summary.leave_out(path, verdict);
-                continue;
+            match verdict {
+                Verdict::OfBuilder => continue,
+                Verdict::Product => {
+                    summary.leave_out(path, verdict);
+                    continue;
+                }
+                _ => {}
             }
             if [old, new].iter().flatten().any(|entry| entry.kind == Kind::File && entry.size > LARGEST) {
                 summary.too_large.push(path.into());

@@ -16,6 +16,8 @@ pub(super) enum Verdict {
     Elsewhere,
     /// Nowhere: it is older than the session, so it was only moved or unpacked here.
     Older,
+    /// Nowhere, and not worth a word: what stdenv writes anew at each phase, and what is temporary.
+    OfBuilder,
     /// Nowhere: a name that only tools give.
     Product,
     /// Nowhere: it looks like a product, but somebody could have written it.
@@ -34,7 +36,10 @@ impl Rule<'_> {
     /// Where the change of the file `path` belongs, which was `before` and is `after`.
     pub fn judge(&self, path: &[u8], before: Option<&Entry>, after: Option<&Entry>) -> Verdict {
         let top_name = path.split(|byte| *byte == b'/').next().unwrap_or_default();
-        if is_of_the_builder(top_name) || directories_of(path).any(|directory| is_tool_directory(name_of(directory))) {
+        if is_of_the_builder(top_name) {
+            return Verdict::OfBuilder;
+        }
+        if directories_of(path).any(|directory| is_tool_directory(name_of(directory))) {
             return Verdict::Product;
         }
         match (before, after) {
@@ -260,8 +265,8 @@ mod tests {
             ("source/marked/b.txt", Verdict::Product),
             ("notes", Verdict::Elsewhere),
             ("home/x", Verdict::ProbableProduct),
-            ("env-vars", Verdict::Product),
-            ("tmp.abc/x", Verdict::Product),
+            ("env-vars", Verdict::OfBuilder),
+            ("tmp.abc/x", Verdict::OfBuilder),
         ] {
             assert_eq!(setting.judge(path), verdict, "{path}");
         }
