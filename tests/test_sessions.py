@@ -276,6 +276,132 @@ def test_a_directory_of_sessions_that_others_may_change_is_refused(keeper):
     os.chown(keeper.sessions, keeper.caller.uid, keeper.caller.uid)
 
 
+# --- With a shell on a terminal --------------------------------------------------------------------------------------
+
+
+def on_terminal(keeper, *arguments):
+    return Terminal(keeper.caller, "env", f"XDG_STATE_HOME={keeper.state}", *arguments)
+
+
+def shell_kept(keeper, name, *options):
+    return on_terminal(keeper, *keeper.caller.command_line(options=["--keep-session", name, *options]))
+
+
+def shell_entered(keeper, name):
+    return on_terminal(keeper, keeper.caller.program, "sessions", "enter", name)
+
+
+def answer(terminal, script):
+    terminal.type(f"echo 'be''gin'; {script}; echo 'e''nd'\n")
+    return terminal.wait_for(r"(?s)begin\r\n(.*?)end\r\n")[1].replace("\r", "")
+
+
+PROMPT = r"\[nix-build-shell greeting:checkPhase\] /build/greeting \$ "
+KEPT = r"kept as the session fix: «nix-build-shell sessions enter fix» enters it again\r\n"
+
+
+def leave(terminal):
+    terminal.type("exit 4\n")
+    terminal.wait_for(KEPT)
+    assert terminal.end() == 4
+
+
+def test_a_shell_is_the_same_again(every_keeper):
+    keeper = every_keeper
+    shells = []
+    for enter in [shell_kept, shell_entered, shell_entered]:
+        with enter(keeper, "fix") as terminal:
+            terminal.wait_for(r"greeting-1.0 failed in checkPhase\r\n")
+            terminal.wait_for("what you change is kept as the session fix\r\n")
+            terminal.wait_for(PROMPT)
+            shells.append(answer(terminal, "tty; type -t runPhase; ls /nix/store"))
+            assert answer(terminal, "ls -A $NIX_BUILD_TOP/edit 2>/dev/null") == "/build/edit\n" * (enter is shell_entered)
+            terminal.type("touch $NIX_BUILD_TOP/edit\n")
+            leave(terminal)
+    assert shells[0] == shells[1] == shells[2]
+    assert shells[0].startswith("/dev/pts/0\nfunction\n")
+    assert keeper.inside("fix", "ls -A edit; ls /.nix-build-shell 2>/dev/null || echo none") == "edit\nnone\n"
+    owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
+    assert owners == {keeper.caller.uid}
+
+
+def test_what_was_typed_is_there_the_next_time(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.type("echo typed-before\n")
+        leave(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        assert "echo typed-before" in answer(terminal, "history")
+        leave(terminal)
+
+
+def test_no_patch_is_written(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.type("sed -i s/Hello/Hullo/ greeting.c\n")
+        leave(terminal)
+    assert not list(keeper.state.rglob("*.patch"))
+    assert "Hullo" in (keeper.sessions / "fix" / "build" / "greeting" / "greeting.c").read_text()
+    result = keeper.caller.enter("true", options=["--keep-session", "other", "--save-patch", "x"], env=keeper.env)
+    assert result.returncode == 125 and "--save-patch" in result.stderr
+    assert list(keeper.listed()) == ["fix"]
+
+
+def test_what_was_added_is_added_again(keeper, builds):
+    debugger = builds.output_by_daemon("debugger")
+    kept = keeper.caller.enter("debug", options=["--keep-session", "fix", "--with", str(debugger)], env=keeper.env)
+    assert kept.stdout == "all the symbols\n", kept
+    assert keeper.inside("fix", "debug") == "all the symbols\n"
+    with keeper.running("fix", f"ls /nix/store > /tmp/first; {RUNS}"):
+        assert keeper.inside("fix", "debug; ls /nix/store | cmp - /tmp/first") == "all the symbols\n"
+
+
+def test_who_joins_with_a_terminal_has_one_of_the_sandboxs_own(every_keeper):
+    keeper = every_keeper
+    with shell_kept(keeper, "fix") as first:
+        first.wait_for(PROMPT)
+        assert answer(first, "echo mark > /tmp/mark; tty") == "/dev/pts/0\n"
+        with shell_entered(keeper, "fix") as second:
+            second.wait_for(PROMPT)
+            assert answer(second, "cat /tmp/mark; tty; type -t runPhase") == "mark\n/dev/pts/1\nfunction\n"
+            # Job control is his as well.
+            second.type("sleep 1000\n")
+            processes.await_that(lambda: "sleep" in keeper.inside("fix", "ps -e -o comm="))
+            second.type("\x1a")
+            second.wait_for("Stopped.*sleep 1000\r\n")
+            second.wait_for(PROMPT)
+            second.type("fg\n")
+            second.wait_for("sleep 1000\r\n")
+            second.type("\x03")
+            second.wait_for(PROMPT)
+            second.type("exit 6\n")
+            assert second.end() == 6
+        leave(first)
+
+
+def test_a_command_that_joins_is_stopped_and_goes_on(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first:
+        enter = f"{keeper.caller.program} sessions enter fix"
+        with on_terminal(keeper, "bash", "--norc", "-i") as terminal:
+            terminal.type(f"{enter} bash -c 'echo on; read -r line; echo got $line; exit 7'\n")
+            terminal.wait_for("\non\r\n")
+            terminal.type("\x1a")
+            terminal.wait_for("Stopped")
+            terminal.type("fg\n")
+            terminal.wait_for(r"enter fix bash")
+            terminal.type("word\n")
+            terminal.wait_for("got word\r\n")
+            # What is typed before belongs to the command.
+            terminal.wait_for(r"[#$] ")
+            terminal.type("echo status $?; exit\n")
+            terminal.wait_for("status 7")
+            terminal.end()
+        first.say("end\n")
+        assert first.end() == 3
+
+
 # --- The list, and removal -------------------------------------------------------------------------------------------
 
 
