@@ -556,7 +556,9 @@ def test_when_his_first_process_is_killed_from_inside_his_command_dies_too(keepe
 def test_when_who_has_joined_is_killed_his_command_dies_with_him(keeper):
     keeper.keep("fix", "true")
     with keeper.running("fix") as first, keeper.running("fix", "echo ready; exec sleep 1234") as second:
-        command = second.command
+        # Whoever joins is not PID 1.
+        (joined,) = processes.children(second.pid)
+        (command,) = processes.children(joined)
         second.kill()
         assert processes.await_end(command)
         first.say("end\n")
