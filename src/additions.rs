@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::nix::store::Store;
@@ -13,7 +14,8 @@ use crate::nix::store_records::InvalidPaths;
 use crate::nix::{installable, is_store_name};
 
 /// What was added to a sandbox, and is not part of the build.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Additions {
     /// What was wanted, and the build did not have.
     pub wanted: Vec<PathBuf>,
@@ -77,6 +79,16 @@ impl FailedBuild {
             }
         }
         Ok(())
+    }
+
+    /// Adds what an earlier sandbox of this build had. What the store has lost meanwhile is told in a note.
+    pub fn add_again(&mut self, earlier: &Additions) {
+        for path in &earlier.wanted {
+            if let Err(error) = self.add_store_paths(std::slice::from_ref(path)) {
+                self.notes.push(format!("{error:#}: the sandbox is without"));
+            }
+        }
+        self.additions.search_path.clone_from(&earlier.search_path);
     }
 
     fn add_closure(&mut self, wanted: &[PathBuf], closure: Vec<PathBuf>) -> Result<()> {

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::additions::{file_in_store, store_path_of};
 use crate::build_shell::{BuildShell, find};
@@ -25,11 +26,14 @@ const SYSTEM_PROFILE: &str = "/run/current-system/sw/bin";
 const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 
 /// A shell in the sandbox for somebody to type into.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SessionShell {
     /// Its path in the sandbox.
+    #[serde(with = "crate::os_text")]
     pub path: PathBuf,
     /// What comes before a shell's own arguments: `sh` for a busybox.
+    #[serde(with = "crate::os_text::optional")]
     pub applet: Option<OsString>,
     /// Whether it can have stdenv's functions.
     pub is_bash: bool,

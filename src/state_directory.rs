@@ -5,18 +5,19 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{CWD, Dir, Mode, OFlags, fchown, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use crate::caller::Caller;
+use crate::owner::home_of;
 
 /// What it is called.
 const NAME: &str = "nix-build-shell";
+const NO_HOME: &str = "there is no home directory to keep anything in: set XDG_STATE_HOME to a directory of yours";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A directory of the caller's own, open, so that everything in it is reached without its name.
@@ -38,22 +39,42 @@ impl StateDirectory {
     /// # Errors
     /// Where he has no home, or it is somebody else's, or full.
     pub fn open(caller: &Caller, below: &str) -> Result<Self> {
-        let variables = ["XDG_STATE_HOME", "SUDO_HOME", "HOME"].map(|name| env::var_os(name).map(PathBuf::from));
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let [state_home, sudo_home, home] = variables.map(|path| path.filter(|path| path.is_absolute()));
-        // Of root's variables some may be those of the user who called sudo.
-        let of_passwd = home_of(&passwd, caller.uid.as_raw()).map(PathBuf::from);
-        let homes = if caller.must_change_ids() { [sudo_home, of_passwd, home] } else { [home, of_passwd, None] };
-        let state_homes =
-            state_home.into_iter().chain(homes.into_iter().flatten().map(|home| home.join(".local/state")));
         let mut complaint = None;
-        for state_home in state_homes {
-            match Self::open_or_make(&state_home.join(NAME).join(below), caller) {
+        for path in paths(caller, below) {
+            match Self::open_or_make(&path, caller) {
                 Ok(directory) => return Ok(directory),
                 Err(error) => complaint = complaint.or(Some(error)),
             }
         }
-        Err(complaint.unwrap_or_else(|| anyhow::anyhow!("there is no home directory")))
+        Err(complaint.unwrap_or_else(|| anyhow!(NO_HOME)))
+    }
+
+    /// The same where it is there already; nothing where it is not.
+    ///
+    /// # Errors
+    /// Where what is there is somebody else's, or cannot be opened.
+    pub fn find(caller: &Caller, below: &str) -> Result<Option<Self>> {
+        let mut complaint = None;
+        for path in paths(caller, below) {
+            let found = match openat(CWD, &path, DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                Err(errno) => Err(errno).with_context(|| format!("cannot open {}", path.display())),
+                Ok(handle) => check_owner(&handle, &path, caller).map(|()| Self { path, handle }),
+            };
+            match found {
+                Ok(directory) => return Ok(Some(directory)),
+                Err(error) => complaint = complaint.or(Some(error)),
+            }
+        }
+        complaint.map_or(Ok(None), Err)
+    }
+
+    /// Where [`open`](Self::open) would look first.
+    ///
+    /// # Errors
+    /// Where the caller has no home.
+    pub fn expected_path(caller: &Caller, below: &str) -> Result<PathBuf> {
+        paths(caller, below).next().ok_or_else(|| anyhow!(NO_HOME))
     }
 
     fn open_or_make(path: &Path, caller: &Caller) -> Result<Self> {
@@ -76,6 +97,18 @@ impl StateDirectory {
         }
         Ok(Self { path: path.to_owned(), handle })
     }
+}
+
+/// Where the directory may be, the best place first.
+fn paths(caller: &Caller, below: &str) -> impl Iterator<Item = PathBuf> {
+    let variables = ["XDG_STATE_HOME", "SUDO_HOME", "HOME"].map(|name| env::var_os(name).map(PathBuf::from));
+    let [state_home, sudo_home, home] = variables.map(|path| path.filter(|path| path.is_absolute()));
+    // Of root's variables some may be those of the user who called sudo.
+    let of_passwd = home_of(caller.uid.as_raw());
+    let homes = if caller.must_change_ids() { [sudo_home, of_passwd, home] } else { [home, of_passwd, None] };
+    let below_home = |home: PathBuf| home.join(".local/state");
+    let below = Path::new(NAME).join(below);
+    state_home.into_iter().chain(homes.into_iter().flatten().map(below_home)).map(move |home| home.join(&below))
 }
 
 fn make(parent: &OwnedFd, name: &OsStr, path: &Path, caller: &Caller) -> Result<OwnedFd> {
@@ -108,30 +141,11 @@ fn check_owner(handle: &OwnedFd, path: &Path, caller: &Caller) -> Result<()> {
     Ok(())
 }
 
-/// The home of a user, as a file of the form that [`passwd(5)`] describes has it.
-///
-/// [`passwd(5)`]: https://man7.org/linux/man-pages/man5/passwd.5.html
-fn home_of(passwd: &str, uid: u32) -> Option<&str> {
-    let uid = uid.to_string();
-    let line = passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|line| line.get(2) == Some(&uid.as_str()))?;
-    line.get(5).copied().filter(|home| home.starts_with('/'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    #[test]
-    fn a_home_is_found_by_its_users_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:100:Ada:/home/ada:/bin/bash\nbroken\nno:x:7:7::\n";
-        assert_eq!(home_of(passwd, 1000), Some("/home/ada"));
-        assert_eq!(home_of(passwd, 100), None);
-        assert_eq!(home_of(passwd, 7), None);
-    }
 
     #[test]
     fn what_is_missing_is_made_for_the_caller_alone() {

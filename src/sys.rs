@@ -92,6 +92,23 @@ pub fn reset_signal(signal: u32) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel reap the children of this process when they end, so that none of them waits for it: [`sigaction(2)`] with
+/// `SA_NOCLDWAIT`. Their statuses are lost.
+///
+/// [`sigaction(2)`]: https://man7.org/linux/man-pages/man2/sigaction.2.html
+pub fn let_kernel_reap_children() -> Result<()> {
+    const SA_NOCLDWAIT: usize = 2;
+    let action = SignalAction { handler: 0, flags: SA_NOCLDWAIT, restorer: 0, mask: SignalSet::EMPTY };
+    // SAFETY: the action is live and in the kernel's layout, and SIG_DFL calls no code of ours.
+    unsafe {
+        syscall(
+            general::__NR_rt_sigaction,
+            [Signal::CHILD.as_raw() as usize, &raw const action as usize, 0, size_of::<SignalSet>(), 0, 0],
+        )
+    }?;
+    Ok(())
+}
+
 /// Whether this process ignores `signal`, as `nohup` and a shell's background jobs make their children do.
 pub fn ignores_signal(signal: Signal) -> Result<bool> {
     const SIG_IGN: usize = 1;

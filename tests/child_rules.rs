@@ -22,6 +22,8 @@ use rustix::stdio::dup2_stdin;
 
 /// What the program in the sandbox ends with.
 const RAN: i32 = 42;
+/// The command that does not end by itself.
+const STAY: &str = "stay";
 /// What the child ends with when it allocates.
 const ALLOCATED: i32 = 99;
 /// The process that may allocate.
@@ -61,6 +63,9 @@ static ALLOCATOR: ParentOnly = ParentOnly;
 fn main() {
     // In the sandbox: `SHELL -c SCRIPT -- …`.
     if env::args().nth(1).as_deref() == Some("-c") {
+        if env::args().next_back().as_deref() == Some(STAY) {
+            std::thread::park();
+        }
         std::process::exit(RAN);
     }
     assert!(std::path::Path::new("/nix").exists(), "there is no /nix on this machine: «make setup» installs Nix");
@@ -68,12 +73,18 @@ fn main() {
     namespaces_are_made_ahead_without_an_allocation();
     a_failing_step_is_reported_without_an_allocation();
     a_command_that_is_not_there_is_reported_without_an_allocation();
+    a_sandbox_is_joined_without_an_allocation();
     with_a_terminal_it_needs_no_allocation_either();
     println!("test result: ok. 5 passed; 0 failed");
 }
 
 /// A scratch directory for a build that left nothing, and the plan of its sandbox.
 fn with_plan(test: impl FnOnce(Plan)) {
+    with_build_and_plan(&[], |_, plan| test(plan));
+}
+
+/// The same, of a sandbox that runs `command`, and what it is the sandbox of.
+fn with_build_and_plan(command: &[&str], test: impl FnOnce(&FailedBuild, Plan)) {
     let build = FailedBuild {
         kept: None,
         derivation: None,
@@ -96,9 +107,9 @@ fn with_plan(test: impl FnOnce(Plan)) {
     let caller = Caller::current();
     let scratch = Scratch::create(&env::temp_dir(), None).unwrap();
     scratch.fill(&build, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
-    let plan = Plan::new(&build, &Settings::default(), &caller, scratch.directories(), &[""; 0]).unwrap();
+    let plan = Plan::new(&build, &Settings::default(), &caller, scratch.directories(), command).unwrap();
     PARENT.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
-    test(plan);
+    test(&build, plan);
     PARENT.store(0, Ordering::Relaxed);
 }
 
@@ -141,6 +152,18 @@ fn a_command_that_is_not_there_is_reported_without_an_allocation() {
         plan.command.program = c"/nonexistent".into();
         let message = sandbox::start(&plan).unwrap_err().to_string();
         assert!(message.contains("cannot execute the build's shell /nonexistent"), "{message}");
+    });
+}
+
+fn a_sandbox_is_joined_without_an_allocation() {
+    with_build_and_plan(&[STAY], |build, plan| {
+        let (first, ()) = sandbox::start_joinable(&plan, |_| Ok(())).expect("the child may have allocated");
+        let (settings, caller) = (Settings::default(), Caller::current());
+        let namespaces = first.namespaces().unwrap();
+        let joining = Plan::for_joining(build, &settings, &caller, namespaces, &[""; 0]).unwrap();
+        let status = sandbox::join(&joining).expect("the child may have allocated").wait().unwrap();
+        assert_ne!(i32::from(status), ALLOCATED, "the child allocated");
+        assert_eq!(i32::from(status), RAN);
     });
 }
 

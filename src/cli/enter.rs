@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::header::header;
-use super::interactive::{Interactive, is_at_terminal};
+use super::interactive::{Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::{SandboxOptions, tell_usage};
-use super::say::{printable, say_error};
+use super::say::{printable, say, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
-use crate::failed_log::FailedLog;
+use crate::kept_session::{self, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, IdMaps, Plan};
-use crate::sandbox::Groundwork;
+use crate::sandbox::{self, Groundwork};
 use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
 
@@ -40,6 +40,10 @@ pub struct Options {
     #[command(flatten)]
     pub patch: PatchOptions,
 
+    /// Keep what is done in there, as a session that «nix-build-shell sessions enter NAME» enters again, and save no patch
+    #[arg(long, value_name = "NAME", conflicts_with = "save_patch")]
+    pub keep_session: Option<SessionName>,
+
     /// Print what would be done, a step a line, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -53,7 +57,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
-    let groundwork = (!options.dry_run).then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
+    let is_ordinary = !options.dry_run && options.keep_session.is_none();
+    let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
@@ -61,7 +66,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut interactive = None;
     if options.command.is_empty() && is_at_terminal() {
         log = read_log(&build);
-        interactive = Some(Interactive::prepare(&mut build, &options.sandbox, log.as_ref())?);
+        interactive = Some(Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), log.as_ref())?);
     } else {
         options.sandbox.refuse_shell()?;
     }
@@ -75,46 +80,61 @@ pub fn run(options: &Options) -> Result<u8> {
         }?;
         anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
     };
-    let Some(groundwork) = groundwork else {
-        let directories = Scratch::example_directories(&scratch_parent);
+    if options.dry_run {
+        let directories = match &options.keep_session {
+            Some(name) => kept_session::example_directories(&caller, name)?,
+            None => Scratch::example_directories(&scratch_parent),
+        };
         let plan = plan_in(&directories)?;
         print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
+    }
+    let kept_directory = build.kept.as_ref().map(|kept| kept.directory.as_path());
+    let mut scratch = match &options.keep_session {
+        Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
+        None => Scratch::create(&scratch_parent, kept_directory)?,
     };
-    let scratch = Scratch::create(&scratch_parent, build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, &build, &caller)?;
     }
     let unreadable = options.sandbox.unreadable(&build);
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let patch = options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?;
+    let patch = match &options.keep_session {
+        Some(_) => None,
+        None => options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?,
+    };
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
     if interactive.is_some() {
         // Where nobody can read it there is nobody to tell.
-        let _ = io::stderr().write_all(header(&build, log.as_ref()).as_bytes());
+        let _ = io::stderr().write_all(header(&build, log.as_ref(), options.keep_session.as_ref()).as_bytes());
     }
-    let mut sandbox = groundwork.and_then(|groundwork| groundwork.build(&plan))?;
+    let (mut sandbox, held) = match (&options.keep_session, groundwork) {
+        (Some(name), _) => {
+            let (sandbox, held) = sandbox::start_joinable(&plan, |sandbox| {
+                Held::begin(&caller, name, &build, &scratch, sandbox, &settings, session.as_ref())
+            })?;
+            scratch.stay();
+            (sandbox, Some(held))
+        }
+        (None, Some(groundwork)) => (groundwork?.build(&plan)?, None),
+        (None, None) => (sandbox::start(&plan)?, None),
+    };
     let status = session::wait(&mut sandbox, &signals, terminal);
     tell_usage(&sandbox);
-    if status.is_err() {
+    if status.is_err() || held.is_some() {
         // Nothing is to change any more what is saved.
         drop(sandbox);
     }
     if let Some(interactive) = &interactive {
         interactive.keep_history(&scratch, &caller);
     }
-    // While the kernel takes the empty sandbox down.
-    save_and_remove(patch, scratch);
+    match held {
+        Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
+        // While the kernel takes the empty sandbox down.
+        None => save_and_remove(patch, scratch),
+    }
     status
-}
-
-/// The log of the build. One that cannot be read keeps nobody from the sandbox.
-fn read_log(build: &FailedBuild) -> Option<FailedLog> {
-    FailedLog::of(build).unwrap_or_else(|error| {
-        say_error(&error);
-        None
-    })
 }
 
 /// Prints what would be done: what is copied, then the plan.

@@ -3,6 +3,7 @@
 use super::say::printable;
 use crate::failed_build::FailedBuild;
 use crate::failed_log::{FailedLog, Origin};
+use crate::kept_session::SessionName;
 
 /// As much as is shown of a line of the log, in characters: compilers are called with long lines.
 const LINE_LENGTH: usize = 400;
@@ -10,8 +11,8 @@ const LINE_LENGTH: usize = 400;
 /// A few lines: the derivation, the phase that failed, the last lines of the log, and one line of help. What the build says of itself is
 /// escaped, so that a terminal takes it for text.
 ///
-/// The exit status is not among it: Nix tells it, and writes it nowhere.
-pub fn header(build: &FailedBuild, log: Option<&FailedLog>) -> String {
+/// The exit status is not among it: Nix tells it, and writes it nowhere. `kept_as` is the name of a session that is kept.
+pub fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) -> String {
     let directory = build.name().display().to_string();
     let name = match &build.derivation {
         Some(derivation) => derivation.name().escape_ascii().to_string(),
@@ -33,8 +34,12 @@ pub fn header(build: &FailedBuild, log: Option<&FailedLog>) -> String {
         lines.extend(failed.log.last_lines().iter().map(|line| format!("  > {}", shortened(line))));
     }
     let resume = phase.map(|phase| format!("; «nix-build-shell resume {directory}» runs {phase} and all after it"));
-    let is_copy = if build.kept.is_some() { ", and what you change is changed in a copy" } else { "" };
-    lines.push(format!("«exit» leaves the sandbox{is_copy}{}", resume.unwrap_or_default()));
+    let changes = match (kept_as, &build.kept) {
+        (Some(name), _) => format!(", and what you change is kept as the session {name}"),
+        (None, Some(_)) => format!(", and what you change is changed in a copy{}", resume.unwrap_or_default()),
+        (None, None) => String::new(),
+    };
+    lines.push(format!("«exit» leaves the sandbox{changes}"));
     lines.iter().map(|line| printable(line) + "\n").collect()
 }
 

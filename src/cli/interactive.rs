@@ -1,5 +1,7 @@
 //! An interactive session: its shell, its prompt, and what was typed in the ones before.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use rustix::stdio::{stderr, stdin};
 use rustix::termios::isatty;
@@ -28,12 +30,13 @@ pub struct Interactive {
 }
 
 impl Interactive {
-    /// Prepares a session in the sandbox of `build`, to which its shell is added; `log` tells what failed. Nothing is made yet.
+    /// Prepares a session in the sandbox of `build`, to which its shell is added, `shell` if there is one; `log` tells what failed.
+    /// Nothing is made yet.
     ///
     /// # Errors
-    /// Where `--shell` is no bash in the store.
-    pub fn prepare(build: &mut FailedBuild, options: &SandboxOptions, log: Option<&FailedLog>) -> Result<Self> {
-        let shell = SessionShell::choose(build, options.shell.as_deref())?;
+    /// Where `shell` is no bash in the store.
+    pub fn prepare(build: &mut FailedBuild, shell: Option<&Path>, log: Option<&FailedLog>) -> Result<Self> {
+        let shell = SessionShell::choose(build, shell)?;
         let derivation = build.derivation.as_ref();
         let name = derivation.map_or("build".into(), |derivation| String::from_utf8_lossy(derivation.package_name()));
         // A phase is called what the build likes to call it; in a prompt that is read by the shell.
@@ -87,6 +90,14 @@ impl SandboxOptions {
             None => Ok(()),
         }
     }
+}
+
+/// The log of the build. One that cannot be read keeps nobody from the sandbox.
+pub fn read_log(build: &FailedBuild) -> Option<FailedLog> {
+    FailedLog::of(build).unwrap_or_else(|error| {
+        say_error(&error);
+        None
+    })
 }
 
 fn is_identifier(phase: &str) -> bool {

@@ -8,6 +8,7 @@ mod phases;
 mod resume;
 mod sandbox_options;
 mod say;
+mod sessions;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -24,7 +25,8 @@ const NAME: &str = "nix-build-shell";
 const USAGE: &str = "\
 nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
        nix-build-shell phases BUILD_DIR
-       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR";
+       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
+       nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
 
 const AFTER_HELP: &str = "\
 The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
@@ -37,6 +39,9 @@ Examples:
   sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
   nix-build-shell phases /tmp/nix-build-foo.drv-0       how far the build came
   nix-build-shell resume /tmp/nix-build-foo.drv-0       the phase that failed, and all after it
+  nix-build-shell --keep-session fix /tmp/nix-build-foo.drv-0
+                                                        keep what is done in there
+  nix-build-shell sessions enter fix                    go on with it, or join it where it runs
 
 Options stand before BUILD_DIR; all that follows COMMAND belongs to it. A directory that is called as a
 command of this program is written ./NAME.
@@ -68,6 +73,8 @@ pub enum Subcommand {
     Phases(phases::Options),
     /// Run the phase that failed, and all after it
     Resume(resume::Options),
+    /// List the sessions that --keep-session has kept, enter one again, or remove it
+    Sessions(sessions::Options),
 }
 
 impl Invocation {
@@ -82,17 +89,15 @@ impl Invocation {
     fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let matches = Self::grammar().try_get_matches_from(arguments)?;
         if matches.subcommand_name().is_some() {
-            return Subcommand::from_arg_matches(&matches).map(Self::Other);
+            let subcommand = Subcommand::from_arg_matches(&matches)?;
+            if let Subcommand::Sessions(options) = &subcommand {
+                check_command(options.command(), "NAME")?;
+            }
+            return Ok(Self::Other(subcommand));
         }
         let options = enter::Options::from_arg_matches(&matches)?;
-        match options.command.first() {
-            // The shell's `exec` would take it for an option of its own.
-            Some(word) if word.as_bytes().starts_with(b"-") => Err(clap::Error::raw(
-                ErrorKind::UnknownArgument,
-                format!("{} is no command, and options stand before BUILD_DIR", word.display()),
-            )),
-            _ => Ok(Self::Enter(options)),
-        }
+        check_command(&options.command, "BUILD_DIR")?;
+        Ok(Self::Enter(options))
     }
 
     /// All options, arguments and subcommands, with their help texts. A subcommand stands first, or is none: what follows BUILD_DIR is
@@ -124,7 +129,19 @@ impl Invocation {
             Self::Enter(options) => enter::run(options),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
             Self::Other(Subcommand::Resume(options)) => resume::run(options),
+            Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
         }
+    }
+}
+
+/// The shell's `exec` would take a word with a hyphen in front for an option of its own.
+fn check_command(command: &[OsString], after: &str) -> Result<(), clap::Error> {
+    match command.first() {
+        Some(word) if word.as_bytes().starts_with(b"-") => Err(clap::Error::raw(
+            ErrorKind::UnknownArgument,
+            format!("{} is no command, and options stand before {after}", word.display()),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -141,6 +158,9 @@ pub fn show_usage(usage: &clap::Error) -> bool {
             // Help that nobody reads is no error.
             let _ = usage.print();
             return false;
+        }
+        ErrorKind::MissingRequiredArgument if text.contains("<NAME>") => {
+            say("which session? «nix-build-shell sessions» lists those that there are");
         }
         ErrorKind::MissingRequiredArgument => {
             say(format_args!("which directory? {WHICH}; {SEE_HELP}"));

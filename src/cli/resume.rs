@@ -259,7 +259,7 @@ fn open_shell(
         return carry_out(plan, signals, Terminal::of_caller(), &options.sandbox).map(drop);
     }
     // The log is not of what has failed now.
-    let mut interactive = Interactive::prepare(&mut left, &options.sandbox, None)?;
+    let mut interactive = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), None)?;
     interactive.fill(scratch, &left, caller)?;
     let plan = Plan::for_session(&left, settings, caller, directories, &interactive.session)?;
     options.sandbox.tell(&left, &CopySummary::default(), &plan);

@@ -86,6 +86,7 @@ impl SandboxOptions {
             derivation: self.derivation.clone(),
             store: self.store,
             store_root: self.store_root.clone(),
+            known_store: None,
             network: if self.network { Some(true) } else { self.no_network.then_some(false) },
             like: self.like,
             bind: self.bind.clone(),

@@ -1,6 +1,7 @@
 //! Whose Nix made a build.
 
 use rustix::fs::fstat;
+use serde::{Deserialize, Serialize};
 
 use crate::kept_build::KeptBuild;
 use crate::nix::Settings;
@@ -8,7 +9,7 @@ use crate::nix::store::Store;
 use crate::owner::is_build_user;
 
 /// The two kinds of Nix, whose sandboxes differ in what belongs to the builder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub enum Kind {
     /// Builds run as users of their own: what Nix has made for them is not theirs to write
     MultiUser,

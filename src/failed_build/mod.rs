@@ -10,6 +10,7 @@ mod store_view;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 use self::entry::{entry, shell_in};
 use self::find_derivation::derivation_of;
@@ -37,6 +38,8 @@ pub struct Wishes {
     pub store: Option<StoreExtent>,
     /// The root of a chroot store.
     pub store_root: Option<PathBuf>,
+    /// The store itself, where that is known already.
+    pub known_store: Option<Store>,
     /// Whether the build has the host's network.
     pub network: Option<bool>,
     /// Whose sandbox it is like.
@@ -48,7 +51,7 @@ pub struct Wishes {
 }
 
 /// How much of the store the sandbox has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub enum StoreExtent {
     /// What the build could see
     Closure,
@@ -91,9 +94,10 @@ impl FailedBuild {
     /// # Errors
     /// Where there is no build to enter: one sentence with its remedy.
     pub fn open(path: &Path, wishes: &Wishes, settings: &Settings) -> Result<Self> {
-        let store = match &wishes.store_root {
-            Some(root) => Store::in_root(root)?,
-            None => Store::from_environment()?,
+        let store = match (&wishes.known_store, &wishes.store_root) {
+            (Some(store), _) => store.clone(),
+            (None, Some(root)) => Store::in_root(root)?,
+            (None, None) => Store::from_environment()?,
         };
         let mut notes: Vec<_> = settings.assumption.clone().into_iter().collect();
         let is_derivation = path.extension() == Some("drv".as_ref()) && !path.is_dir();

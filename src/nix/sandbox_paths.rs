@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SandboxPath {
     /// Where it is in the sandbox: an absolute path below `/`, without `.` and `..`.
+    #[serde(with = "crate::os_text")]
     pub target: PathBuf,
     /// What it is on the host: an absolute path.
+    #[serde(with = "crate::os_text")]
     pub source: PathBuf,
     /// Whether the source may be missing; then the sandbox does not have it.
     pub optional: bool,

@@ -7,6 +7,7 @@ use std::path::{self, Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode;
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use super::nix_store_command::NixStoreCommand;
 use super::store_database::{CannotOpen, StoreDatabase, WhoCan};
@@ -14,13 +15,18 @@ use super::store_path::is_store_path;
 use super::store_records::{Source, StoreRecords};
 
 /// Where a store is on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
+    #[serde(with = "crate::os_text")]
     directory: PathBuf,
+    #[serde(with = "crate::os_text")]
     physical_directory: PathBuf,
+    #[serde(with = "crate::os_text")]
     state_directory: PathBuf,
+    #[serde(with = "crate::os_text")]
     log_directory: PathBuf,
     /// What to give nix-store's `--store`; nothing for the store that it uses by itself.
+    #[serde(with = "crate::os_text::optional")]
     url: Option<OsString>,
 }
 

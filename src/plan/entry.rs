@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use super::{Command, c_string};
 use crate::failed_build::{FailedBuild, Preparation};
@@ -33,7 +34,8 @@ pub(super) const SESSION_SCRIPT: &str = "session.sh";
 pub(super) const SESSION_STATE: &str = "state";
 
 /// An interactive session in the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Session {
     /// The shell that somebody types into.
     pub shell: SessionShell,

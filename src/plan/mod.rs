@@ -4,6 +4,7 @@ mod entry;
 mod etc_files;
 mod filesystem;
 mod host_paths;
+mod joining;
 mod own_cgroup;
 mod root;
 mod step;
@@ -62,6 +63,11 @@ impl Namespaces {
     /// All seven: what Nix gives a build that has no network.
     pub fn all() -> Self {
         Self(Self::KINDS.iter().fold(0, |flags, (flag, _)| flags | flag))
+    }
+
+    /// None: the process stays in its parent's, or joins others.
+    pub fn none() -> Self {
+        Self(0)
     }
 
     /// All but the network's: what Nix gives a fixed-output derivation.
@@ -229,29 +235,7 @@ impl Plan {
             // As late as it can be: before the capability for it goes.
             steps.push(Step::JoinNetwork);
         }
-        let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
-        steps.extend([
-            Step::SetUmask(0o022),
-            Step::ForbidCoreDumps,
-            Step::SetPersonality(personality(system, settings)),
-        ]);
-        if !settings.allow_new_privileges {
-            steps.push(Step::ForbidNewPrivileges);
-        }
-        if build.has_network {
-            steps.push(Step::ScopeAbstractSockets);
-        }
-        steps.push(Step::FilterSystemCalls(if settings.filter_syscalls {
-            SystemCallFilter::of_build()
-        } else {
-            SystemCallFilter::of_terminal()
-        }));
-        steps.extend([
-            Step::HideFromCommand,
-            Step::DropCapabilities,
-            Step::CloseDescriptors,
-            Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
-        ]);
+        add_restrictions(&mut steps, build, settings)?;
         // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
         steps.push(Step::DieWithParent);
         Ok(Self {
@@ -283,6 +267,30 @@ impl Plan {
     }
 }
 
+/// Adds what makes a process one of the sandbox's, once it is inside.
+fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Settings) -> Result<()> {
+    let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
+    steps.extend([Step::SetUmask(0o022), Step::ForbidCoreDumps, Step::SetPersonality(personality(system, settings))]);
+    if !settings.allow_new_privileges {
+        steps.push(Step::ForbidNewPrivileges);
+    }
+    if build.has_network {
+        steps.push(Step::ScopeAbstractSockets);
+    }
+    steps.push(Step::FilterSystemCalls(if settings.filter_syscalls {
+        SystemCallFilter::of_build()
+    } else {
+        SystemCallFilter::of_terminal()
+    }));
+    steps.extend([
+        Step::HideFromCommand,
+        Step::DropCapabilities,
+        Step::CloseDescriptors,
+        Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
+    ]);
+    Ok(())
+}
+
 /// As Nix sets it: no address randomisation; for a 32-bit build a machine that says so; with `impersonate-linux-26` a kernel that says
 /// it is old, on PCs only.
 fn personality(system: Option<&[u8]>, settings: &Settings) -> u32 {
@@ -310,6 +318,7 @@ impl fmt::Display for Plan {
         let namespaces: Vec<_> = self.namespaces.names().collect();
         let namespaces = namespaces.join(", ");
         match &self.cgroup {
+            _ if self.joins() => writeln!(f, "create a process that joins the namespaces of a sandbox")?,
             OwnCgroup::Unwanted => writeln!(f, "create a process in new namespaces: {namespaces}")?,
             OwnCgroup::Below(parent) => {
                 writeln!(f, "make a cgroup in {}", parent.display())?;
@@ -320,12 +329,14 @@ impl fmt::Display for Plan {
                 writeln!(f, "create a process in new namespaces: {namespaces}")?;
             }
         }
-        let IdMaps { uid, gid } = self.id_maps;
-        writeln!(
-            f,
-            "map user {} to the host's {}, and group {} to {}; no other id",
-            uid.inside, uid.outside, gid.inside, gid.outside
-        )?;
+        if !self.joins() {
+            let IdMaps { uid, gid } = self.id_maps;
+            writeln!(
+                f,
+                "map user {} to the host's {}, and group {} to {}; no other id",
+                uid.inside, uid.outside, gid.inside, gid.outside
+            )?;
+        }
         for step in &self.steps {
             writeln!(f, "{step}")?;
         }

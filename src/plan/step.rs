@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::os::fd::RawFd;
 
 use super::{SANDBOX_GID, SANDBOX_UID};
 use crate::sandbox::seccomp::SystemCallFilter;
@@ -34,6 +35,17 @@ pub struct CommandTerminal {
 pub enum Step {
     /// Be killed when the parent dies: `PR_SET_PDEATHSIG`. Ends at once where the parent is dead already.
     DieWithParent,
+    /// Join a namespace of a running sandbox: `setns`.
+    JoinNamespace {
+        /// The kind of namespace, as a flag of `clone3`.
+        flag: u32,
+        /// The same as `/proc/PID/ns` has it.
+        name: &'static str,
+        /// The namespace, which the parent has open.
+        descriptor: RawFd,
+    },
+    /// Let a new process go on with the next step, in the PID namespace that was joined, and end.
+    GoOnInPidNamespace,
     /// Wait until the parent has written the id maps; before that the child is nobody and may do nothing.
     AwaitIdMaps,
     /// Become the mapped user and group, where the child was cloned as another (under sudo). An unmapped id can create no
@@ -128,6 +140,8 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DieWithParent => write!(f, "die with the parent process"),
+            Self::JoinNamespace { name, .. } => write!(f, "join the {name} namespace of the sandbox"),
+            Self::GoOnInPidNamespace => write!(f, "go on as a process of the sandbox"),
             Self::AwaitIdMaps => write!(f, "wait for the id maps"),
             Self::BecomeBuilder => {
                 write!(f, "become user {SANDBOX_UID} and group {SANDBOX_GID}")

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -17,9 +17,9 @@ use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, get
 use rustix::pty::{self, OpenptFlags};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
 use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetpgrp, tcsetwinsize};
-use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid};
+use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, ThreadNameSpaceType, Uid};
 
-use super::clone3;
+use super::clone3::{self, Child};
 use super::message::{Message, Report, receive, send_with};
 use super::{init, landlock};
 use crate::plan::{Access, Command, CommandTerminal, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
@@ -50,10 +50,22 @@ pub(super) unsafe fn spawn(
     unsafe { clone3::spawn_sibling(namespaces, cgroup, pidfd, number, main, task.cast()) }
 }
 
+/// Creates the child that carries out `plan`, one that [joins](Plan::joins) a sandbox.
+///
+/// # Errors
+/// As of [`clone3::spawn_in`].
+pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Child> {
+    let mut task = Task::new(plan, descriptors);
+    // SAFETY: `main` makes system calls on its own copy of the task, and of the plan, and nothing else.
+    unsafe { clone3::spawn_in(Namespaces::none(), main, (&raw mut task).cast()) }
+}
+
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`. They must outlive it
 /// until the child has its own copy.
 pub(super) struct Task {
     steps: *const [Step],
+    next_step: usize,
+    ends_sandbox: bool,
     program: *const CStr,
     argv: Vec<*const u8>,
     envp: Vec<*const u8>,
@@ -82,6 +94,8 @@ impl Task {
         let Command { program, arguments, environment } = &plan.command;
         Self {
             steps: plan.steps.as_slice(),
+            next_step: 0,
+            ends_sandbox: !plan.joins(),
             program: program.as_c_str(),
             argv: null_terminated(arguments),
             envp: null_terminated(environment),
@@ -114,6 +128,17 @@ extern "C" fn main(argument: *mut c_void) -> ! {
         // SAFETY: the same, for the forerunner's.
         unsafe { rustix::io::close(from_forerunner) };
     }
+    run(task)
+}
+
+/// The function of the process that goes on in a PID namespace that was joined; `argument` is the [`Task`], partly done.
+extern "C" fn go_on(argument: *mut c_void) -> ! {
+    // SAFETY: as in `main`.
+    let task = unsafe { &mut *argument.cast::<Task>() };
+    run(task)
+}
+
+fn run(task: &mut Task) -> ! {
     let outcome = set_up(task);
     // SAFETY: the channel was opened for this process, and nobody closes it before.
     let channel = unsafe { OwnedFd::from_raw_fd(task.descriptors.channel) };
@@ -121,6 +146,9 @@ extern "C" fn main(argument: *mut c_void) -> ! {
         Ok(command) => {
             tell(&channel, Message::Started);
             let status = init::serve(command, &channel, task.terminal.is_some());
+            if task.ends_sandbox {
+                init::end_all_others();
+            }
             tell(&channel, Message::Ended(status));
             sys::exit(0)
         }
@@ -139,8 +167,14 @@ pub(super) fn tell(channel: impl AsFd, message: Message) {
 fn set_up(task: &mut Task) -> std::result::Result<Pid, Report> {
     // SAFETY: the plan is in this process's copy of the memory that it was made in.
     let steps = unsafe { &*task.steps };
-    for (step, what) in steps.iter().enumerate() {
-        apply(what, task).map_err(|errno| Report { step, errno })?;
+    while let Some(what) = steps.get(task.next_step) {
+        let step = task.next_step;
+        task.next_step += 1;
+        let outcome = match what {
+            Step::GoOnInPidNamespace => go_on_in_pid_namespace(task),
+            _ => apply(what, task),
+        };
+        outcome.map_err(|errno| Report { step, errno })?;
     }
     execute(task).map_err(|errno| Report { step: steps.len(), errno })
 }
@@ -150,6 +184,13 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
     let parent = unsafe { BorrowedFd::borrow_raw(task.descriptors.channel) };
     match step {
         Step::DieWithParent => die_with_parent(parent),
+        Step::JoinNamespace { flag, descriptor, .. } => {
+            // SAFETY: the parent, whose descriptors this process has, keeps it open.
+            let namespace = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+            thread::move_into_thread_name_spaces(namespace, ThreadNameSpaceType::from_bits_retain(*flag))
+        }
+        // Done before, since it changes the task.
+        Step::GoOnInPidNamespace => Err(Errno::INVAL),
         Step::AwaitIdMaps => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
         Step::JoinNetwork => join_network(task),
@@ -232,6 +273,21 @@ fn join_network(task: &Task) -> Result<()> {
     let joined = thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
     sys::close(namespace);
     joined
+}
+
+/// A PID namespace that was joined is only that of the children: a sibling of this process goes on with the task, and this one ends.
+fn go_on_in_pid_namespace(task: &mut Task) -> Result<()> {
+    let (pidfd, number) = (AtomicI32::new(-1), AtomicI32::new(0));
+    let argument = (&raw mut *task).cast();
+    // SAFETY: `go_on` makes system calls on what the task holds and nothing else; the sibling has its own copy of it.
+    unsafe { clone3::spawn_sibling(Namespaces::none(), None, &pidfd, &number, go_on, argument) }?;
+    // SAFETY: the kernel stored a new descriptor there; the end of this process closes it.
+    let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd.load(Ordering::Relaxed)) };
+    let Some(pid) = Pid::from_raw(number.load(Ordering::Relaxed)) else { return Err(Errno::SRCH) };
+    // SAFETY: the channel stays open until this process ends.
+    let parent = unsafe { BorrowedFd::borrow_raw(task.descriptors.channel) };
+    let sent = send_with(parent, &Message::GoesOn(pid).to_bytes(), pidfd);
+    sys::exit(if sent.is_ok() { 0 } else { FAILED })
 }
 
 /// The kernel gives the slave to whom opens the master, so it is the build's user's.
@@ -346,6 +402,7 @@ struct Execution<'a> {
     argv: *const *const u8,
     envp: *const *const u8,
     terminal: Option<CommandTerminal>,
+    dies_with_us: bool,
     failure: Option<Errno>,
 }
 
@@ -358,6 +415,8 @@ fn execute(task: &mut Task) -> Result<Pid> {
         argv: task.argv.as_ptr(),
         envp: task.envp.as_ptr(),
         terminal: task.terminal,
+        // With PID 1 the kernel ends it anyway.
+        dies_with_us: !task.ends_sandbox,
         failure: None,
     };
     if task.as_pid_1 {
@@ -377,8 +436,8 @@ fn execute(task: &mut Task) -> Result<Pid> {
 extern "C" fn become_command(argument: *mut c_void) -> ! {
     // SAFETY: `execute` passed an `Execution`, waits, and touches it only afterwards.
     let execution = unsafe { &mut *argument.cast::<Execution>() };
-    let moved = execution.terminal.map_or(Ok(()), lead_process_group);
-    execution.failure = Some(moved.err().unwrap_or_else(|| execution.replace_this_process()));
+    let prepared = execution.prepare_this_process();
+    execution.failure = Some(prepared.err().unwrap_or_else(|| execution.replace_this_process()));
     sys::exit(FAILED)
 }
 
@@ -390,6 +449,14 @@ fn lead_process_group(terminal: CommandTerminal) -> Result<()> {
 }
 
 impl Execution<'_> {
+    fn prepare_this_process(&self) -> Result<()> {
+        if self.dies_with_us {
+            // Our parent stands still until we have executed the command: it cannot have died before.
+            process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
+        self.terminal.map_or(Ok(()), lead_process_group)
+    }
+
     /// Comes back only with an error.
     fn replace_this_process(&self) -> Errno {
         match sys::set_blocked_signals(SignalSet::EMPTY) {

@@ -1,9 +1,9 @@
 //! Writes a child's id maps, as Nix's own startChild does: `uid_map`, `setgroups`, `gid_map`, one write each.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::Pid;
 
 use crate::plan::IdMaps;
@@ -19,6 +19,21 @@ pub(super) fn write(pid: Pid, maps: &IdMaps) -> Result<()> {
     // Without root's rights the kernel takes a group map only from whom has given up setgroups(2).
     write_file(pid, "setgroups", "deny")?;
     write_file(pid, "gid_map", &maps.gid.to_string())
+}
+
+/// Whether the process `pid` is in a user namespace with the one user and the one group of `maps`.
+///
+/// # Errors
+/// When it is not, or cannot be seen.
+pub(super) fn check(pid: Pid, maps: &IdMaps) -> Result<()> {
+    for (name, expected) in [("uid_map", maps.uid), ("gid_map", maps.gid)] {
+        let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+        let found = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        if !found.split_whitespace().eq(expected.to_string().split(' ')) {
+            bail!("what runs there is no sandbox of yours: its {name} is not «{expected}»");
+        }
+    }
+    Ok(())
 }
 
 fn write_file(pid: Pid, name: &str, content: &str) -> Result<()> {

@@ -12,8 +12,8 @@ use super::child::tell;
 use super::message::{Message, Order};
 use crate::sys::{self, SignalOrigin};
 
-/// PID 1 of the sandbox: passes on what the parent signals and reaps what the command leaves. With the command everything else
-/// in the sandbox ends. Returns the command's exit status, or 128+n for the signal n, when no other process is left.
+/// PID 1 of the sandbox, or whoever joined it with a command of his own: passes on what the parent signals and reaps what is left
+/// to it. Returns the command's exit status, or 128+n for the signal n.
 pub(super) fn serve(command: Pid, channel: &OwnedFd, has_terminal: bool) -> u8 {
     let mut init = Init { command, channel, has_terminal, foreground: None };
     loop {
@@ -22,7 +22,6 @@ pub(super) fn serve(command: Pid, channel: &OwnedFd, has_terminal: bool) -> u8 {
         };
         if received.number == Signal::CHILD.as_raw() {
             if let Some(status) = init.reap() {
-                end_all_others();
                 return status;
             }
         } else if has_terminal && received.number == Signal::CONT.as_raw() && received.origin == SignalOrigin::Parent {
@@ -141,8 +140,9 @@ fn exit_status(status: WaitStatus) -> Option<u8> {
     status.exit_status().or(by_signal).map(|code| code as u8)
 }
 
-/// Kills and reaps every other process of the PID namespace. They are all our children, or become it when their parents end.
-fn end_all_others() {
+/// Kills every other process of the PID namespace and reaps those that are our children, or become it when their parents end. Only
+/// for PID 1: the kernel ends with it those that have joined.
+pub(super) fn end_all_others() {
     loop {
         match process::wait(WaitOptions::NOHANG) {
             // A process that is just being created gets no signal, so it is sent again after each that was reaped.

@@ -9,7 +9,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 /// Where the child failed and what the kernel said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) enum Message {
     NoLoopback(Errno),
     /// With it comes the master of the pseudo-terminal that the command gets.
     Terminal,
+    /// The sender ends, and another process goes on in the sandbox's PID namespace: its number outside. With it comes its pidfd.
+    GoesOn(Pid),
     /// The command was executed.
     Started,
     /// This signal has stopped the command, which has a pseudo-terminal.
@@ -54,6 +56,7 @@ impl Message {
             Self::Ended(status) => [4, u32::from(status), 0],
             Self::Terminal => [5, 0, 0],
             Self::Stopped(signal) => [6, signal.cast_unsigned(), 0],
+            Self::GoesOn(pid) => [7, pid.as_raw_nonzero().get().cast_unsigned(), 0],
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
             (kind.to_ne_bytes(), first.to_ne_bytes(), second.to_ne_bytes());
@@ -72,6 +75,7 @@ impl Message {
             3 => Self::Started,
             5 => Self::Terminal,
             6 => Self::Stopped(first.cast_signed()),
+            7 if let Some(pid) = Pid::from_raw(first.cast_signed()) => Self::GoesOn(pid),
             _ => Self::Ended(first as u8),
         }
     }
@@ -142,7 +146,7 @@ mod tests {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
         let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV), failed];
         let others = [Message::Terminal, Message::Started, Message::Ended(139), Message::Stopped(20)];
-        for message in others.into_iter().chain(refused) {
+        for message in others.into_iter().chain(refused).chain([Message::GoesOn(Pid::INIT)]) {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }
     }

@@ -7,9 +7,11 @@ pub mod clone3;
 mod forerunner;
 mod id_map;
 mod init;
+mod join;
 mod landlock;
 mod loopback;
 mod message;
+mod namespaces;
 mod refusal;
 pub mod seccomp;
 
@@ -18,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
-use rustix::process::{Gid, Signal, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::set_thread_groups;
 
 use self::cgroup::Cgroup;
@@ -26,8 +28,10 @@ pub use self::cgroup::Usage;
 use self::child::{Descriptors, Task};
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
+pub use self::join::join;
 pub(crate) use self::message::Order;
 use self::message::{Message, receive};
+pub use self::namespaces::NamespaceHandles;
 use crate::plan::{IdMaps, Namespaces, Plan};
 use crate::sys;
 
@@ -37,6 +41,8 @@ pub struct Sandbox {
     first: Child,
     channel: OwnedFd,
     terminal: Option<OwnedFd>,
+    /// Where others are to join.
+    namespaces: Option<NamespaceHandles>,
     as_pid_1: bool,
     reaped: bool,
     /// Where the plan wants one of its own; why it has none, where the kernel refused what it should grant. Goes last.
@@ -70,28 +76,27 @@ impl Groundwork {
     /// Where the kernel refuses a user namespace: one sentence, with the remedy.
     pub fn begin(namespaces: Namespaces, id_maps: IdMaps) -> Result<Self> {
         let mut groundwork = Self::start(namespaces, id_maps, First::Namespaces)?;
-        groundwork.map_ids();
+        groundwork.map_ids_and_let_go_on();
         Ok(groundwork)
     }
 
     fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
         drop_supplementary_groups()?;
-        let (channel, childs_channel) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .context("cannot make a socket to talk to the sandbox")?;
+        let (channel, childs_channel) = channel()?;
         let forerunner = Forerunner::start(namespaces, first, &childs_channel)?;
         Ok(Self { namespaces, id_maps, forerunner, channel, childs_channel, maps: Ok(()) })
     }
 
-    /// Without its maps the child is nobody and may do nothing: the byte says that they are there.
+    /// Without its maps the child is nobody and may do nothing.
     fn map_ids(&mut self) {
-        self.maps = id_map::write(self.forerunner.pid(), &self.id_maps).and_then(|()| {
-            match send(&self.channel, &[0], SendFlags::NOSIGNAL) {
-                // A child that has failed already does not listen, but it has told.
-                Ok(_) | Err(Errno::PIPE) => Ok(()),
-                Err(errno) => Err(errno).context("cannot talk to the sandbox"),
-            }
-        });
+        self.maps = id_map::write(self.forerunner.pid(), &self.id_maps);
+    }
+
+    fn map_ids_and_let_go_on(&mut self) {
+        self.map_ids();
+        if self.maps.is_ok() {
+            self.maps = let_go_on(&self.channel);
+        }
     }
 
     /// Creates the processes that `plan` describes on this ground, and returns when the command has been executed, or somebody has
@@ -105,7 +110,10 @@ impl Groundwork {
             return start(plan);
         }
         let cgroup = self.publish(plan)?;
-        self.finish(plan, cgroup)
+        let (mut sandbox, maps) = self.finish(plan, cgroup)?;
+        // What the processes have to tell explains more than what could not be done for them.
+        sandbox.await_command(plan)?;
+        maps.map(|()| sandbox)
     }
 
     /// Gives the forerunner the plan, and the cgroup that the plan wants.
@@ -126,12 +134,11 @@ impl Groundwork {
         Ok(cgroup)
     }
 
-    /// Waits until the forerunner has ended, and the command has been executed.
-    fn finish(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<Sandbox> {
+    /// Waits until the forerunner has ended, and has created the first process. Returns it, and whether the ids are mapped.
+    fn finish(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<(Sandbox, Result<()>)> {
         let Self { mut forerunner, channel, childs_channel, maps, .. } = self;
         if maps.is_err() {
-            // The end of the channel ends a child that still waits for them.
-            shutdown(&channel, Shutdown::Write).context("cannot talk to the sandbox")?;
+            give_up(&channel)?;
         }
         let child = forerunner.reap();
         // The child's copy is the only one now: with it the channel ends.
@@ -147,16 +154,9 @@ impl Groundwork {
             None => cgroup,
         };
         // From here on dropping the sandbox ends the child.
-        let mut sandbox = Sandbox { first, channel, terminal: None, as_pid_1: plan.as_pid_1, reaped: false, cgroup };
-        loop {
-            match hear(&sandbox.channel)? {
-                Some((Message::Terminal, master)) => sandbox.terminal = master,
-                // What the processes have to tell explains more than what could not be done for them.
-                Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
-                // Without a word the child became the command, or was killed, perhaps with it: `wait` tells.
-                _ => return maps.map(|()| sandbox),
-            }
-        }
+        let mut sandbox = Sandbox::of(first, channel, plan);
+        sandbox.cgroup = cgroup;
+        Ok((sandbox, maps))
     }
 }
 
@@ -168,9 +168,53 @@ impl Groundwork {
 pub fn start(plan: &Plan) -> Result<Sandbox> {
     let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
     // A forerunner that has ended has no user namespace any more.
+    groundwork.map_ids_and_let_go_on();
+    groundwork.build(plan)
+}
+
+/// The same for a sandbox that others are to [`join`]: its namespaces are kept open. `note` writes down where they are, while nothing
+/// runs in the sandbox yet.
+///
+/// # Errors
+/// As of [`start`], and what `note` answers.
+pub fn start_joinable<T>(plan: &Plan, note: impl FnOnce(&Sandbox) -> Result<T>) -> Result<(Sandbox, T)> {
+    // So the first process is in all of them from the beginning.
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces)?;
     groundwork.map_ids();
     let cgroup = groundwork.publish(plan)?;
-    groundwork.finish(plan, cgroup)
+    let (mut sandbox, maps) = groundwork.finish(plan, cgroup)?;
+    let noted = maps.and_then(|()| {
+        // Now, while the first process waits, it has not hidden yet.
+        sandbox.namespaces = Some(NamespaceHandles::of_child(sandbox.first.pid, plan.namespaces)?);
+        let noted = note(&sandbox)?;
+        sandbox.let_go_on().map(|()| noted)
+    });
+    if noted.is_err() {
+        give_up(&sandbox.channel)?;
+    }
+    // What the processes have to tell explains more than what could not be done for them.
+    sandbox.await_command(plan)?;
+    noted.map(|noted| (sandbox, noted))
+}
+
+/// The two ends of what this process and the child talk through: ours and the child's.
+fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context("cannot make a socket to talk to the sandbox")
+}
+
+/// The byte that the child waits for.
+fn let_go_on(channel: &OwnedFd) -> Result<()> {
+    match send(channel, &[0], SendFlags::NOSIGNAL) {
+        // A child that has failed already does not listen, but it has told.
+        Ok(_) | Err(Errno::PIPE) => Ok(()),
+        Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+    }
+}
+
+/// The end of the channel ends a child that still waits for the byte.
+fn give_up(channel: &OwnedFd) -> Result<()> {
+    shutdown(channel, Shutdown::Write).context("cannot talk to the sandbox")
 }
 
 /// The caller's other groups give no right in a build. Only root may drop them; the README says what others see.
@@ -196,6 +240,38 @@ fn hear(channel: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
 }
 
 impl Sandbox {
+    /// A first process that has just been created, to be ended when this value goes.
+    fn of(first: Child, channel: OwnedFd, plan: &Plan) -> Self {
+        let as_pid_1 = plan.as_pid_1;
+        Self { first, channel, terminal: None, namespaces: None, as_pid_1, reaped: false, cgroup: None }
+    }
+
+    /// Waits until the command has been executed.
+    fn await_command(&mut self, plan: &Plan) -> Result<()> {
+        loop {
+            match hear(&self.channel)? {
+                Some((Message::Terminal, master)) => self.terminal = master,
+                Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
+                // Without a word the child became the command, or was killed, perhaps with it: `wait` tells.
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn let_go_on(&self) -> Result<()> {
+        let_go_on(&self.channel)
+    }
+
+    /// The sandbox's namespaces, where others can [`join`] it.
+    pub fn namespaces(&self) -> Option<&NamespaceHandles> {
+        self.namespaces.as_ref()
+    }
+
+    /// The number of the sandbox's first process.
+    pub fn first_process(&self) -> Pid {
+        self.first.pid
+    }
+
     /// A descriptor that becomes readable when the command has changed: [`Sandbox::change`] tells how.
     pub fn changes(&self) -> &OwnedFd {
         // A command that is PID 1 has no channel.
@@ -276,7 +352,11 @@ impl Sandbox {
 
     /// Waits for the end of the first process. Returns its exit status, or 128+n for the signal n.
     fn reap(&mut self) -> Result<u8> {
-        let status = self.first.wait().context("cannot wait for the sandbox")?;
+        let status = match self.first.wait() {
+            // Where the kernel has reaped it nobody knows how it ended.
+            Err(Errno::CHILD) => None,
+            status => status.context("cannot wait for the sandbox")?,
+        };
         self.reaped = true;
         let by_signal = status.as_ref().and_then(|status| status.terminating_signal()).map(|signal| 128 + signal);
         let code = status.and_then(|status| status.exit_status()).or(by_signal);

@@ -21,7 +21,7 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
         Message::Failed(report) => Some(Machine::here().refused_step(plan, report)),
         Message::NoNamespaces(errno) => Some(of_namespaces(errno)),
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
-        Message::Terminal | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
+        Message::Terminal | Message::GoesOn(_) | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
     }
 }
 
@@ -100,6 +100,10 @@ impl Machine<'_> {
             {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
             }
+            (Step::JoinNamespace { .. }, Errno::PERM) => {
+                "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
+            }
+            (Step::GoOnInPidNamespace, Errno::NOMEM | Errno::INVAL) => "the sandbox has just ended",
             (Step::Bind { .. }, Errno::ACCESS) => {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
             }

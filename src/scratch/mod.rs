@@ -5,6 +5,7 @@
 
 mod copy;
 mod file_copy;
+mod kept;
 mod outputs;
 mod remove;
 mod session_state;
@@ -40,13 +41,9 @@ const KEPT_PREFIX: &str = "nix-build-shell-kept-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
 
-fn directories_in(scratch: &Path) -> HostDirectories {
-    HostDirectories { scratch: scratch.to_owned(), has_outputs: false }
-}
-
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A scratch directory, removed with all that is in it when this value goes.
+/// A scratch directory, removed with all that is in it when this value goes, unless it was told to [stay](Self::stay).
 #[derive(Debug)]
 pub struct Scratch {
     parent: OwnedFd,
@@ -54,7 +51,31 @@ pub struct Scratch {
     /// Open, and locked with `flock(2)`.
     handle: OwnedFd,
     directories: HostDirectories,
-    removed: bool,
+    purpose: Purpose,
+    stays: bool,
+}
+
+/// What a scratch directory is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// One sandbox, below `TMPDIR`.
+    OneSandbox,
+    /// A session that is kept, where the caller's state is.
+    KeptSession,
+}
+
+impl Purpose {
+    fn directories(self, scratch: &Path) -> HostDirectories {
+        HostDirectories { scratch: scratch.to_owned(), has_outputs: self == Self::KeptSession }
+    }
+
+    /// What to do where the directory cannot be used.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::OneSandbox => "set TMPDIR to another directory",
+            Self::KeptSession => "set XDG_STATE_HOME to another directory",
+        }
+    }
 }
 
 impl Scratch {
@@ -65,7 +86,12 @@ impl Scratch {
 
     /// What a plan calls the directories of a scratch directory that is not made: for `--dry-run`.
     pub fn example_directories(parent: &Path) -> HostDirectories {
-        directories_in(&parent.join(format!("{PREFIX}{}", "X".repeat(RANDOM_CHARACTERS))))
+        Purpose::OneSandbox.directories(&parent.join(format!("{PREFIX}{}", "X".repeat(RANDOM_CHARACTERS))))
+    }
+
+    /// The same for a session that is kept in `path`.
+    pub fn directories_of_session(path: &Path) -> HostDirectories {
+        Purpose::KeptSession.directories(path)
     }
 
     /// Makes a scratch directory below `parent`, which has to be outside of `kept`, a kept build directory. Nobody but its owner
@@ -74,26 +100,36 @@ impl Scratch {
     /// # Errors
     /// Where `parent` is missing, full, not writable, inside the kept directory, or mounted so that no program there may run.
     pub fn create(parent: &Path, kept: Option<&Path>) -> Result<Self> {
+        let remedy = Purpose::OneSandbox.remedy();
         let parent = parent.canonicalize().map_err(|error| {
-            anyhow!("there is no directory {} for the scratch copy ({error}); {SET_TMPDIR}", parent.display())
+            anyhow!("there is no directory {} for the scratch copy ({error}); {remedy}", parent.display())
         })?;
-        if kept.is_some_and(|kept| kept.canonicalize().is_ok_and(|kept| parent.starts_with(kept))) {
-            bail!("{} is inside the kept build directory, which stays untouched; {SET_TMPDIR}", parent.display());
-        }
-        let unusable =
-            |errno: Errno| anyhow!("{} cannot hold the scratch copy: {errno}; {SET_TMPDIR}", parent.display());
-        let parent_handle = openat(CWD, &parent, DIRECTORY, Mode::empty()).map_err(unusable)?;
-        let mount = fstatvfs(&parent_handle).map_err(unusable)?;
-        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
-            bail!(
-                "{} is mounted noexec, so the build's own programs could not run in a copy there; {SET_TMPDIR}",
-                parent.display()
-            );
-        }
-        let (path, handle) = make_locked(&parent, &parent_handle)?;
-        let scratch = Self { parent: parent_handle, directories: directories_in(&path), path, handle, removed: false };
+        let parent_handle = openat(CWD, &parent, DIRECTORY, Mode::empty())
+            .map_err(|errno| anyhow!("{} cannot hold the scratch copy: {errno}; {remedy}", parent.display()))?;
+        check_parent(&parent, &parent_handle, kept, remedy)?;
+        let (path, handle) = make_locked(&parent, &parent_handle, remedy)?;
+        Self::begin(Purpose::OneSandbox, parent_handle, path, handle)
+    }
+
+    fn begin(purpose: Purpose, parent: OwnedFd, path: PathBuf, handle: OwnedFd) -> Result<Self> {
+        let scratch = Self { parent, directories: purpose.directories(&path), path, handle, purpose, stays: false };
         mkdirat(&scratch.handle, BUILD, Mode::RWXU).map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
         Ok(scratch)
+    }
+
+    /// Leaves the directory where it is when this value goes.
+    pub fn stay(&mut self) {
+        self.stays = true;
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory itself.
+    pub(crate) fn handle(&self) -> &OwnedFd {
+        &self.handle
     }
 
     /// The directories that a [`Plan`](crate::plan::Plan) needs.
@@ -235,7 +271,7 @@ impl Scratch {
         let name = self.path.file_name().context("a scratch directory has a name")?;
         let random = name.as_bytes().get(PREFIX.len()..).unwrap_or_default();
         let kept = format!("{KEPT_PREFIX}{}", String::from_utf8_lossy(random));
-        self.removed = true;
+        self.stays = true;
         renameat(&self.parent, name, &self.parent, &kept)
             .with_context(|| format!("cannot rename {}, which the next run will remove", self.path.display()))?;
         Ok(self.path.with_file_name(kept).join(BUILD))
@@ -257,13 +293,20 @@ impl Scratch {
     }
 
     fn remove_now(&mut self) -> Result<()> {
-        self.removed = true;
+        self.stays = true;
         let name = self.path.file_name().context("a scratch directory has a name")?;
-        remove::remove_tree(&self.parent, name, &self.handle).with_context(|| {
-            format!("cannot remove the scratch directory {}; a later run will try again", self.path.display())
-        })?;
-        self.sweep();
-        Ok(())
+        let path = self.path.display();
+        let removed = remove::remove_tree(&self.parent, name, &self.handle);
+        match self.purpose {
+            Purpose::OneSandbox => {
+                removed.with_context(|| {
+                    format!("cannot remove the scratch directory {path}; a later run will try again")
+                })?;
+                self.sweep();
+                Ok(())
+            }
+            Purpose::KeptSession => removed.with_context(|| format!("cannot remove {path}")),
+        }
     }
 
     /// Removes the other scratch directories of the caller's beside this one that no living program holds.
@@ -283,30 +326,43 @@ impl Scratch {
 
     fn no_room_or(&self, errno: Errno, what: &str) -> anyhow::Error {
         let parent = self.path.parent().unwrap_or(&self.path).display();
+        let remedy = self.purpose.remedy();
         match errno {
             Errno::NOSPC | Errno::DQUOT => {
-                anyhow!(
-                    "no space left in {parent} for the copy of the build directory: free some there, or {SET_TMPDIR}"
-                )
+                anyhow!("no space left in {parent} for the copy of the build directory: free some there, or {remedy}")
             }
-            other => anyhow!("cannot {what} in {parent}: {other}; {SET_TMPDIR}"),
+            other => anyhow!("cannot {what} in {parent}: {other}; {remedy}"),
         }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.removed {
+        if !self.stays {
             // An error is under way already; what stays, a later run removes.
             let _ = self.remove_now();
         }
     }
 }
 
-const SET_TMPDIR: &str = "set TMPDIR to another directory";
+/// Whether a scratch directory can be in `parent`, which has to be outside of `kept`.
+fn check_parent(parent: &Path, handle: &OwnedFd, kept: Option<&Path>, remedy: &str) -> Result<()> {
+    if kept.is_some_and(|kept| kept.canonicalize().is_ok_and(|kept| parent.starts_with(kept))) {
+        bail!("{} is inside the kept build directory, which stays untouched; {remedy}", parent.display());
+    }
+    let mount = fstatvfs(handle)
+        .map_err(|errno| anyhow!("{} cannot hold the scratch copy: {errno}; {remedy}", parent.display()))?;
+    if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        bail!(
+            "{} is mounted noexec, so the build's own programs could not run in a copy there; {remedy}",
+            parent.display()
+        );
+    }
+    Ok(())
+}
 
 /// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one: then another.
-fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, OwnedFd)> {
+fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(PathBuf, OwnedFd)> {
     loop {
         let path = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -317,7 +373,7 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, Owned
                 // tempfile wraps the kernel's answer with a path that means nothing to the caller.
                 let inner = error.get_ref().and_then(|wrapped| wrapped.source());
                 let reason = inner.map_or_else(|| error.to_string(), ToString::to_string);
-                anyhow!("cannot make a scratch directory in {}: {reason}; {SET_TMPDIR}", parent.display())
+                anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display())
             })?
             .keep();
         let name = path.file_name().unwrap_or_default();
@@ -330,7 +386,7 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd) -> Result<(PathBuf, Owned
             Err(errno) => {
                 let _ = std::fs::remove_dir(&path);
                 return Err(errno)
-                    .with_context(|| format!("cannot lock a scratch directory in {}; {SET_TMPDIR}", parent.display()));
+                    .with_context(|| format!("cannot lock a scratch directory in {}; {remedy}", parent.display()));
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
@@ -34,6 +35,20 @@ pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Resu
             Err(errno) => return Err(errno).context("cannot remove the directory itself"),
         }
     }
+}
+
+/// Removes `name` in `parent`, if it is there, and all below it.
+///
+/// # Errors
+/// The first thing that resists.
+pub(super) fn remove_entry(parent: &OwnedFd, name: &CStr) -> Result<()> {
+    match unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let top = open_with_all_permissions(parent.as_fd(), name)?;
+    remove_tree(parent, OsStr::from_bytes(name.to_bytes()), &top)
 }
 
 struct Removal<'a> {

@@ -22,6 +22,14 @@ impl Scratch {
     /// # Errors
     /// No room.
     pub fn add_session(&self, history: &[u8], caller: &Caller) -> Result<()> {
+        // One that is used again is the caller's already, and he could lead root astray in it.
+        if self.stays {
+            return caller.with_own_rights(|| self.make_session(history, caller))?;
+        }
+        self.make_session(history, caller)
+    }
+
+    fn make_session(&self, history: &[u8], caller: &Caller) -> Result<()> {
         let what = "make the directory of the session";
         mkdirat(&self.handle, SESSION, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let directory = openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).context("cannot open what was made")?;

@@ -1,0 +1,305 @@
+//! `nix-build-shell sessions`: lists, enters and removes the sessions that were kept.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::header::header;
+use super::interactive::{Interactive, is_at_terminal, read_log};
+use super::sandbox_options::tell_usage;
+use super::say::{printable, say, say_error};
+use crate::caller::Caller;
+use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Sessions, no_such_session};
+use crate::nix::Settings;
+use crate::plan::Plan;
+use crate::sandbox;
+use crate::session::{self, Signals, Terminal};
+
+/// The status of a command that SIGKILL has ended.
+const KILLED: u8 = 128 + 9;
+
+/// What to do with the sessions.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    override_usage = "nix-build-shell sessions [--json]\n       nix-build-shell sessions enter NAME [COMMAND [ARG]...]\n       \
+                      nix-build-shell sessions remove NAME..."
+)]
+pub struct Options {
+    #[command(subcommand)]
+    action: Option<Action>,
+
+    /// List them for programs to read
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run a command, or an interactive shell, in a session; where one runs there, in the same sandbox
+    #[command(override_usage = "nix-build-shell sessions enter [OPTIONS] NAME [COMMAND [ARG]...]")]
+    Enter(Enter),
+    /// Remove sessions, with all that was done in them
+    #[command(override_usage = "nix-build-shell sessions remove NAME...")]
+    Remove {
+        /// What they are called
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<SessionName>,
+    },
+}
+
+/// Which session to enter, and what to run there.
+#[derive(Debug, Args)]
+struct Enter {
+    /// What the session is called
+    #[arg(value_name = "NAME")]
+    name: SessionName,
+
+    /// What to run, with its arguments [default: the build's shell]
+    #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+
+    /// Print each step on standard error
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl Options {
+    /// The command to run in a session, if that is what is wanted.
+    pub fn command(&self) -> &[OsString] {
+        match &self.action {
+            Some(Action::Enter(enter)) => &enter.command,
+            _ => &[],
+        }
+    }
+}
+
+/// Does it. Returns the exit status, which is the command's where one was run.
+///
+/// # Errors
+/// One sentence.
+pub fn run(options: &Options) -> Result<u8> {
+    match &options.action {
+        None => show(options.json),
+        Some(Action::Enter(enter)) => enter.run(),
+        Some(Action::Remove { names }) => remove(names),
+    }
+}
+
+impl Enter {
+    fn run(&self) -> Result<u8> {
+        let signals = Signals::block()?;
+        let caller = Caller::current();
+        let sessions = Sessions::open(&caller)?.with_context(|| no_such_session(&self.name))?;
+        match sessions.enter(&self.name)? {
+            Session::Idle(idle) => self.enter(&caller, &signals, *idle),
+            Session::Running(joinable) => self.join(&caller, &signals, &joinable),
+        }
+    }
+
+    /// Makes the sandbox around the session's directory.
+    fn enter(&self, caller: &Caller, signals: &Signals, idle: Idle) -> Result<u8> {
+        let settings = Settings::in_force();
+        let mut build = idle.open(&settings)?;
+        let mut log = None;
+        let mut interactive = None;
+        if self.is_interactive() {
+            log = read_log(&build);
+            interactive = Some(Interactive::prepare(&mut build, None, log.as_ref())?);
+        }
+        idle.take_over_outputs(&mut build, caller)?;
+        if let Some(interactive) = &mut interactive {
+            interactive.fill(&idle.scratch, &build, caller)?;
+        }
+        let shell = interactive.as_ref().map(|interactive| &interactive.session);
+        let directories = idle.scratch.directories();
+        let plan = match shell {
+            Some(shell) => Plan::for_session(&build, &settings, caller, directories, shell)?,
+            None => Plan::new(&build, &settings, caller, directories, &self.command)?,
+        };
+        let terminal = Terminal::of_caller();
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        build.notes.iter().for_each(say);
+        self.tell(&plan);
+        if shell.is_some() {
+            // Where nobody can read it there is nobody to tell.
+            let _ = io::stderr().write_all(header(&build, log.as_ref(), Some(&self.name)).as_bytes());
+        }
+        signals.check_interrupt()?;
+        let (mut sandbox, held) =
+            sandbox::start_joinable(&plan, |sandbox| idle.begin(caller, &build, sandbox, &settings, shell))?;
+        let status = session::wait(&mut sandbox, signals, terminal);
+        tell_usage(&sandbox);
+        // Before the session is let go of, all that ran in it has to have ended.
+        drop(sandbox);
+        if let Some(interactive) = &interactive {
+            interactive.keep_history(&idle.scratch, caller);
+        }
+        held.end(idle.scratch).map_or_else(|error| say_error(&error), say);
+        status
+    }
+
+    /// Runs the command in the session's sandbox, which another nix-build-shell has made.
+    fn join(&self, caller: &Caller, signals: &Signals, running: &Joinable) -> Result<u8> {
+        let build = running.open()?;
+        let (settings, namespaces) = (running.settings(), &running.namespaces);
+        let plan = match running.shell().filter(|_| self.is_interactive()) {
+            Some(shell) => Plan::for_joining_session(&build, settings, caller, namespaces, shell)?,
+            None => Plan::for_joining(&build, settings, caller, namespaces, &self.command)?,
+        };
+        let terminal = Terminal::of_caller();
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        self.tell(&plan);
+        signals.check_interrupt()?;
+        let mut sandbox =
+            sandbox::join(&plan).with_context(|| format!("the session {} cannot be joined", self.name))?;
+        let status = session::wait(&mut sandbox, signals, terminal)?;
+        if status == KILLED && running.is_ending() {
+            say(format_args!("the session {} has ended, and with it all that ran there", self.name));
+        }
+        Ok(status)
+    }
+
+    fn is_interactive(&self) -> bool {
+        self.command.is_empty() && is_at_terminal()
+    }
+
+    fn tell(&self, plan: &Plan) {
+        if self.verbose {
+            plan.to_string().lines().for_each(say);
+        }
+    }
+}
+
+fn remove(names: &[SessionName]) -> Result<u8> {
+    let sessions = Sessions::open(&Caller::current())?;
+    let mut failures = Vec::new();
+    for name in names {
+        let removed = match &sessions {
+            Some(sessions) => sessions.remove(name),
+            None => Err(anyhow::anyhow!(no_such_session(name))),
+        };
+        match removed {
+            Ok(()) => print(&format!("removed {name}\n"))?,
+            Err(error) => failures.push(error),
+        }
+    }
+    // The last one becomes the exit status.
+    let last = failures.pop();
+    failures.iter().for_each(say_error);
+    last.map_or(Ok(0), Err)
+}
+
+fn show(json: bool) -> Result<u8> {
+    let sessions = Sessions::open(&Caller::current())?;
+    let listed = sessions.as_ref().map(kept_session::list).transpose()?.unwrap_or_default();
+    if json {
+        print(&(serde_json::to_string_pretty(&listed)? + "\n"))?;
+    } else if listed.is_empty() {
+        say("there are no sessions; --keep-session NAME keeps one");
+    } else {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        print(&table(&listed, now))?;
+    }
+    Ok(0)
+}
+
+/// A line for each session, below one that names the columns.
+fn table(sessions: &[Listed], now: u64) -> String {
+    let head = ["NAME", "BUILD", "SIZE", "CREATED", "LAST USED", "STATE"].map(String::from);
+    let rows = sessions.iter().map(|session| {
+        [
+            session.name.clone(),
+            printable(&session.title),
+            size(session.size),
+            session.created.map_or("?".into(), |then| age(now.saturating_sub(then))),
+            session.last_used.map_or("?".into(), |then| age(now.saturating_sub(then))),
+            if session.running { "running".into() } else { "idle".into() },
+        ]
+    });
+    let lines: Vec<_> = [head].into_iter().chain(rows).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let padded = line.iter().zip(&widths).map(|(word, width)| format!("{word:width$}"));
+        text += padded.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes as a person reads them.
+fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB"];
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while amount >= 1000.0 && unit + 1 < units.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    if amount < 10.0 && unit > 0 {
+        format!("{amount:.1} {}", units[unit])
+    } else {
+        format!("{amount:.0} {}", units[unit])
+    }
+}
+
+/// How long ago, as a person says it.
+fn age(seconds: u64) -> String {
+    let of = |amount: u64, unit: &str| format!("{amount} {unit}{} ago", if amount == 1 { "" } else { "s" });
+    match seconds {
+        0..60 => "just now".into(),
+        60..3600 => of(seconds / 60, "minute"),
+        3600..86400 => of(seconds / 3600, "hour"),
+        _ => of(seconds / 86400, "day"),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot print"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ages_are_said_as_people_say_them() {
+        let sizes = [0, 4096, 1_000_000, 5_000_000, 50_000_000, 3 << 30, 5000 << 30].map(size);
+        assert_eq!(sizes, ["0 KiB", "4 KiB", "977 KiB", "4.8 MiB", "48 MiB", "3.0 GiB", "5000 GiB"]);
+        let ages = [0, 59, 60, 7199, 7200, 86_400, 400 * 86_400].map(age);
+        let said = ["just now", "just now", "1 minute ago", "1 hour ago", "2 hours ago", "1 day ago", "400 days ago"];
+        assert_eq!(ages[3], "1 hour ago");
+        assert_eq!(ages, said);
+    }
+
+    #[test]
+    fn the_columns_of_the_table_stand_below_each_other() {
+        let listed = |name: &str, title: &str, running| Listed {
+            name: name.into(),
+            title: title.into(),
+            derivation: None,
+            build: None,
+            path: "/x".into(),
+            size: 4096,
+            created: Some(1000),
+            last_used: Some(4000),
+            running,
+        };
+        let sessions = [listed("a", "hello-2.12", false), listed("a-longer-one", "\u{1b}x", true)];
+        assert_eq!(
+            table(&sessions, 4600),
+            "NAME          BUILD       SIZE   CREATED     LAST USED       STATE\n\
+             a             hello-2.12  4 KiB  1 hour ago  10 minutes ago  idle\n\
+             a-longer-one  \\u{1b}x     4 KiB  1 hour ago  10 minutes ago  running\n"
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! What has to be known to enter a session again.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::additions::Additions;
+use crate::failed_build::{FailedBuild, HostAccess, Kind, StoreExtent, StoreView, Wishes};
+use crate::nix::SandboxPath;
+use crate::nix::store::Store;
+
+/// How a session's sandbox was made, and when. What was found out is in it as if it had been asked for, so that it is the same
+/// sandbox again whatever becomes of the kept build directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// The kept build directory, or the derivation where that was given in its place.
+    #[serde(with = "crate::os_text")]
+    pub build: PathBuf,
+    /// The derivation; nothing where Nix did not know it.
+    #[serde(with = "crate::os_text::optional")]
+    pub derivation: Option<PathBuf>,
+    /// When it was begun, in seconds since 1970.
+    pub created: u64,
+    /// When a sandbox was last made for it, or ended.
+    pub last_used: u64,
+    store: Store,
+    store_extent: StoreExtent,
+    network: bool,
+    like: Kind,
+    bind: Vec<SandboxPath>,
+    bind_writable: Vec<SandboxPath>,
+    /// What was added to its last sandbox.
+    pub additions: Additions,
+}
+
+impl Description {
+    /// The description of `build`, to be kept from now on.
+    pub fn of(build: &FailedBuild) -> Self {
+        let bound = |access| {
+            let paths = build.host_paths.iter().filter(move |wanted| wanted.access == access);
+            paths.map(|wanted| wanted.path.clone()).collect()
+        };
+        let now = now();
+        Self {
+            build: std::path::absolute(build.name()).unwrap_or_else(|_| build.name().to_owned()),
+            derivation: build.derivation.as_ref().map(|derivation| derivation.path.clone()),
+            created: now,
+            last_used: now,
+            store: build.store.clone(),
+            store_extent: match build.store_view {
+                StoreView::Whole => StoreExtent::Full,
+                StoreView::Closure { .. } => StoreExtent::Closure,
+            },
+            network: build.has_network,
+            like: build.kind,
+            bind: bound(HostAccess::ReadOnly),
+            bind_writable: bound(HostAccess::Writable),
+            additions: build.additions.clone(),
+        }
+    }
+
+    /// What to open the session's copy of the build directory with.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            derivation: self.derivation.clone(),
+            store: Some(self.store_extent),
+            store_root: None,
+            known_store: Some(self.store.clone()),
+            network: Some(self.network),
+            like: Some(self.like),
+            bind: self.bind.clone(),
+            bind_writable: self.bind_writable.clone(),
+        }
+    }
+
+    /// What the list shows of it: the derivation's name without the hash, or what was given.
+    pub fn title(&self) -> String {
+        let shown = self.derivation.as_deref().unwrap_or(&self.build);
+        let name = shown.file_name().unwrap_or(shown.as_os_str()).to_string_lossy();
+        match (&self.derivation, name.split_once('-')) {
+            (Some(_), Some((_, rest))) => rest.trim_end_matches(".drv").to_owned(),
+            _ => name.into_owned(),
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,114 @@
+//! The table of sessions.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::Dir;
+use serde::Serialize;
+use walkdir::WalkDir;
+
+use super::running::Running;
+use super::{RUNNING, SessionName, Sessions, description_in, record};
+
+/// A session as the list shows it.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// What it is called.
+    pub name: String,
+    /// The name of what is built, or why that cannot be told.
+    pub title: String,
+    /// The derivation.
+    #[serde(with = "crate::os_text::optional")]
+    pub derivation: Option<PathBuf>,
+    /// The kept build directory that it began with, which may have gone.
+    #[serde(with = "crate::os_text::optional")]
+    pub build: Option<PathBuf>,
+    /// Its own directory.
+    #[serde(with = "crate::os_text")]
+    pub path: PathBuf,
+    /// Bytes on the disk.
+    pub size: u64,
+    /// When it was begun, in seconds since 1970.
+    pub created: Option<u64>,
+    /// When a sandbox was last made for it, or ended, in seconds since 1970.
+    pub last_used: Option<u64>,
+    /// Whether its sandbox runs.
+    pub running: bool,
+}
+
+/// The sessions, in the order of their names. What is just being made or removed is left out, and what a SIGKILL has left of that is
+/// removed.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn list(sessions: &Sessions) -> Result<Vec<Listed>> {
+    let cannot_read = || format!("cannot read {}", sessions.path.display());
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&sessions.handle).with_context(cannot_read)? {
+        let entry = entry.with_context(cannot_read)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        names.extend(name.to_str().and_then(|name| name.parse::<SessionName>().ok()));
+    }
+    names.sort();
+    Ok(names.iter().filter_map(|name| look_at(sessions, name)).collect())
+}
+
+fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
+    let directory = sessions.directory(name).ok()?;
+    let path = sessions.path.join(name.as_str());
+    let (title, description) = match description_in(&directory) {
+        Ok(Some(description)) => (description.title(), Some(description)),
+        Ok(None) => {
+            // What resists is left to a later run.
+            let _ = sessions.remove_unfinished(name);
+            return None;
+        }
+        Err(error) => (format!("({error})"), None),
+    };
+    let running =
+        record::read::<Running>(&directory, RUNNING).ok().flatten().is_some_and(|running| running.has_holder());
+    Some(Listed {
+        name: name.as_str().to_owned(),
+        title,
+        size: bytes_on_disk(&path),
+        path,
+        created: description.as_ref().map(|description| description.created),
+        last_used: description.as_ref().map(|description| description.last_used),
+        derivation: description.as_ref().and_then(|description| description.derivation.clone()),
+        build: description.map(|description| description.build),
+        running,
+    })
+}
+
+/// As `du` counts them; what cannot be entered counts for nothing.
+fn bytes_on_disk(path: &Path) -> u64 {
+    let mut seen = HashSet::new();
+    let mut blocks = 0;
+    for entry in WalkDir::new(path).same_file_system(true).into_iter().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.nlink() == 1 || metadata.is_dir() || seen.insert((metadata.dev(), metadata.ino())) {
+            blocks += metadata.blocks();
+        }
+    }
+    blocks * 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_counts_once_whatever_number_of_names_it_has() {
+        let setting = tempfile::tempdir().unwrap();
+        let empty = bytes_on_disk(setting.path());
+        std::fs::write(setting.path().join("file"), vec![1; 100_000]).unwrap();
+        let once = bytes_on_disk(setting.path());
+        assert!((empty + 90_000..empty + 200_000).contains(&once), "{empty} {once}");
+        std::fs::hard_link(setting.path().join("file"), setting.path().join("other")).unwrap();
+        assert_eq!(bytes_on_disk(setting.path()), once);
+    }
+}

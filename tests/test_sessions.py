@@ -1,0 +1,678 @@
+"""Sessions that are kept: entered again, entered by a second terminal while they run, listed, removed."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+from support import processes
+from support.caller import Running
+from support.kinds import Sudoer
+from support.nix import USER
+from support.terminal import Terminal
+
+NAMESPACES = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
+RUNS = "echo ready; read -r line; exit 3"
+
+
+class Keeper:
+    """Somebody with a directory of his own for what he keeps."""
+
+    def __init__(self, caller):
+        self.caller = caller
+        self.state = caller.make_directory(f"state-{caller.name}", mode=0o700)
+        self.env = {"XDG_STATE_HOME": str(self.state)}
+
+    @property
+    def sessions(self):
+        return self.state / "nix-build-shell" / "sessions"
+
+    def keep(self, name, script="true", **how):
+        return self.caller.enter("bash", "-c", script, options=["--keep-session", name], env=self.env, **how)
+
+    def call(self, *arguments, **how):
+        return self.caller.run(self.caller.program, "sessions", *arguments, **{"env": self.env, **how})
+
+    def enter(self, name, script, **how):
+        return self.call("enter", name, "bash", "-c", script, **how)
+
+    def inside(self, name, script):
+        result = self.enter(name, script)
+        assert result.returncode == 0, result
+        return result.stdout
+
+    @contextmanager
+    def running(self, name, script=RUNS):
+        """The session while somebody is in it."""
+        command = [self.caller.program, "sessions", "enter", name, "bash", "-c", script]
+        with self.started(command) as running:
+            assert running.line() == "ready"
+            yield running
+
+    @contextmanager
+    def kept_running(self, name, script=RUNS, **how):
+        command = self.caller.command_line("bash", "-c", script, options=["--keep-session", name], **how)
+        with self.started(command) as running:
+            assert running.line() == "ready"
+            yield running
+
+    def started(self, command):
+        as_root = {"as_root": True} if "SUDO_UID" in self.caller.environment() else {}
+        return Running(command, self.caller.as_caller(env=self.env, **as_root))
+
+    def refused(self, *arguments, mentions=(), **how):
+        result = self.call(*arguments, **how)
+        assert (result.returncode, result.stdout) == (125, ""), result
+        assert result.stderr.startswith("nix-build-shell: ") and result.stderr.count("\n") == 1, result.stderr
+        for mention in mentions:
+            assert str(mention) in result.stderr, f"{mention!r} is not in: {result.stderr}"
+
+    def listed(self):
+        result = self.call("--json")
+        assert result.returncode == 0, result
+        return {session["name"]: session for session in json.loads(result.stdout)}
+
+
+@pytest.fixture
+def keeper(caller):
+    return Keeper(caller)
+
+
+@pytest.fixture
+def every_keeper(opener):
+    """One for each kind of Nix."""
+    return Keeper(opener)
+
+
+# --- Keeping and entering again --------------------------------------------------------------------------------------
+
+
+def test_what_was_done_is_there_when_it_is_entered_again(every_keeper):
+    keeper = every_keeper
+    first = keeper.keep("fix", "echo edit > $NIX_BUILD_TOP/edit; mkdir -p $out; echo made > $out/file; exit 4")
+    assert first.returncode == 4
+    assert first.stderr.splitlines()[-1].endswith(
+        "kept as the session fix: «nix-build-shell sessions enter fix» enters it again"
+    )
+    again = keeper.enter("fix", "cat edit $out/file; echo more >> edit; exit 5")
+    assert (again.returncode, again.stdout) == (5, "edit\nmade\n")
+    assert keeper.inside("fix", "cat edit") == "edit\nmore\n"
+
+
+def test_everything_in_it_belongs_to_the_caller_alone(every_keeper):
+    keeper = every_keeper
+    keeper.keep("fix", "mkdir -p $out; touch edit $out/file")
+    owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
+    assert owners == {keeper.caller.uid}
+    for path in [keeper.sessions, keeper.sessions / "fix"]:
+        assert path.stat().st_mode & 0o777 == 0o700
+    for path in (keeper.sessions / "fix").glob("*.json"):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_the_same_sandbox_again(every_keeper):
+    """The closure, the environment, the kind of Nix that is imitated: whatever the kept directory said of them."""
+    keeper = every_keeper
+    look = "ls -1 /nix/store; stat -c '%A %n' / /etc /nix /bin /etc/*; env | grep -v SHLVL | sort; ls -1 /build"
+    first = keeper.keep("fix", look)
+    assert first.returncode == 0, first
+    assert keeper.inside("fix", look) == first.stdout
+
+
+def test_options_are_remembered(keeper):
+    options = ["--keep-session", "fix", "--network", "--bind", "/opt/tools=/usr", "--store=full", "--like=multi-user"]
+    look = "readlink /proc/self/ns/net; ls -d /opt/tools/bin; stat -c %A /; touch /nix/store/x; ls -d /nix/store/*-greeting-1.0.drv"
+    first = keeper.caller.enter("bash", "-c", look, options=options, env=keeper.env)
+    assert os.readlink("/proc/self/ns/net") in first.stdout
+    assert keeper.enter("fix", look).stdout == first.stdout != ""
+
+
+def test_a_store_path_that_is_spoilt_in_the_session_is_shown_as_it_is_the_next_time(keeper):
+    """What stays behind where store paths were mounted must not be in the way, whatever it has become."""
+    keeper.keep("fix", "true")
+    outputs = keeper.sessions / "fix" / "outputs"
+    names = sorted(path.name for path in outputs.iterdir())
+    assert names
+    for name, spoil in zip(names, ["file", "link", "directory", "nothing"]):
+        subprocess.run(["rm", "-r", outputs / name], check=True)
+        if spoil == "nothing":
+            continue
+        if spoil == "file":
+            (outputs / name).write_text("")
+        elif spoil == "link":
+            (outputs / name).symlink_to("/etc")
+        elif spoil == "directory":
+            (outputs / name / "deeper").mkdir(parents=True, mode=0)
+        keeper.caller.give(outputs / name)
+    assert sorted(keeper.inside("fix", "ls -1 /nix/store").split()) == names
+    assert keeper.inside("fix", "test -x $SHELL; cd /nix/store; ls -A *-coreutils | wc -l") != "0\n"
+
+
+def test_a_session_whose_directories_were_closed_can_be_entered(keeper):
+    keeper.keep("fix", "chmod 0 /nix/store /build")
+    assert keeper.inside("fix", "stat -c %a /nix/store /build") == "1775\n700\n"
+
+
+def test_the_kept_directory_may_have_gone(caller):
+    keeper = Keeper(caller)
+    copy = caller.copy_of_kept()
+    assert keeper.keep("fix", "touch edit", build_dir=copy).returncode == 0
+    shutil.rmtree(copy)
+    assert keeper.inside("fix", "ls edit; ls env-vars") == "edit\nenv-vars\n"
+
+
+def test_the_build_need_not_have_left_a_directory(caller):
+    keeper = Keeper(caller)
+    derivation = caller.builds.derivation(caller.builds.by_root("greeting"))
+    assert keeper.keep("fix", "ls -A; touch edit", build_dir=derivation).returncode == 0
+    assert keeper.inside("fix", "ls -A") == "edit\n"
+
+
+def test_when_the_store_has_lost_the_derivation_it_says_where_the_work_is(keeper):
+    keeper.keep("fix", "true")
+    description = keeper.sessions / "fix" / "session.json"
+    content = json.loads(description.read_text())
+    content["derivation"] = "/nix/store/00000000000000000000000000000000-gone.drv"
+    description.write_text(json.dumps(content))
+    build = keeper.sessions / "fix" / "build"
+    keeper.refused("enter", "fix", "true", mentions=["cannot be entered any more", "gone.drv", build])
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"version": 99}', "[1, 2"])
+def test_a_description_that_is_none_is_told(keeper, content):
+    keeper.keep("fix", "true")
+    (keeper.sessions / "fix" / "session.json").write_text(content)
+    keeper.refused("enter", "fix", mentions=["session.json"])
+    assert "session.json" in keeper.listed()["fix"]["title"]
+    assert keeper.call("remove", "fix").returncode == 0
+
+
+def test_a_session_that_was_killed_can_be_entered_again(every_keeper):
+    keeper = every_keeper
+    with keeper.kept_running("fix", "touch edit; echo ready; sleep 1000") as running:
+        running.kill()
+    # At once: what the kernel has not ended yet is waited for.
+    assert keeper.inside("fix", "ls edit; ps -e -o comm= | grep sleep || true") == "edit\n"
+
+
+def test_a_copy_that_was_interrupted_is_no_session(caller):
+    keeper = Keeper(caller)
+    keeper.keep("fix", "true")
+    unfinished = keeper.sessions / "half"
+    for path in [unfinished, unfinished / "build", unfinished / "build" / "deeper"]:
+        path.mkdir()
+        caller.give(path)
+    assert list(keeper.listed()) == ["fix"]
+    assert not unfinished.exists()
+
+
+def test_where_no_sandbox_could_be_made_no_session_is_left(keeper):
+    result = keeper.keep("fix", build_dir=keeper.caller.make_directory("empty"))
+    assert result.returncode == 125
+    spoilt = keeper.caller.enter("true", options=["--keep-session", "fix", "--bind", "/x=/missing"], env=keeper.env)
+    assert spoilt.returncode == 125
+    assert keeper.listed() == {}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "-x", "a b", "n" * 101, "ü"])
+def test_a_name_that_is_none_is_refused(user, name):
+    keeper = Keeper(user)
+    result = user.enter("true", options=[f"--keep-session={name}"], env=keeper.env)
+    assert result.returncode == 125 and "the name of a session" in result.stderr, result
+    assert result.stderr.count("\n") == 1
+    assert not keeper.sessions.exists()
+
+
+def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(keeper):
+    keeper.keep("fix", "touch edit")
+    result = keeper.keep("fix", "true")
+    assert result.returncode == 125
+    assert "sessions enter fix" in result.stderr and "sessions remove fix" in result.stderr
+    with keeper.running("fix"):
+        assert keeper.keep("fix", "true").returncode == 125
+    assert keeper.inside("fix", "ls edit") == "edit\n"
+
+
+def test_a_name_that_nobody_has_made_is_told(keeper):
+    keeper.refused("enter", "fix", mentions=["no session called fix"])
+    keeper.keep("other", "true")
+    keeper.refused("enter", "fix", mentions=["no session called fix", "nix-build-shell sessions"])
+    keeper.refused("remove", "fix", mentions=["no session called fix"])
+
+
+def test_enter_and_remove_ask_for_a_name(user):
+    keeper = Keeper(user)
+    for action in ["enter", "remove"]:
+        keeper.refused(action, mentions=["which session?"])
+    keeper.refused("enter", "fix", "-x", mentions=["-x is no command"])
+
+
+def test_a_dry_run_makes_nothing(keeper):
+    result = keeper.caller.enter("true", options=["--dry-run", "--keep-session", "fix"], env=keeper.env)
+    assert str(keeper.sessions / "fix" / "build") in result.stdout
+    assert not keeper.sessions.exists()
+
+
+def test_without_xdg_state_home_it_is_below_the_home_directory(user):
+    home = user.make_directory("home")
+    result = user.enter("true", options=["--keep-session", "fix"], env={"HOME": str(home)})
+    assert result.returncode == 0
+    assert (home / ".local/state/nix-build-shell/sessions/fix/build/env-vars").exists()
+    nowhere = user.enter("true", options=["--keep-session", "fix"], env={"HOME": ""})
+    assert nowhere.returncode == 125 and "set XDG_STATE_HOME" in nowhere.stderr
+
+
+def test_a_directory_of_sessions_that_others_may_change_is_refused(keeper):
+    keeper.keep("fix", "true")
+    keeper.sessions.chmod(0o777)
+    keeper.refused("enter", "fix", mentions=["is not yours alone"])
+    keeper.sessions.chmod(0o700)
+    os.chown(keeper.sessions, 12345, 12345)
+    assert keeper.call("enter", "fix").returncode == 125
+    os.chown(keeper.sessions, keeper.caller.uid, keeper.caller.uid)
+
+
+# --- With a shell on a terminal --------------------------------------------------------------------------------------
+
+
+def on_terminal(keeper, *arguments):
+    return Terminal(keeper.caller, "env", f"XDG_STATE_HOME={keeper.state}", *arguments)
+
+
+def shell_kept(keeper, name, *options):
+    return on_terminal(keeper, *keeper.caller.command_line(options=["--keep-session", name, *options]))
+
+
+def shell_entered(keeper, name):
+    return on_terminal(keeper, keeper.caller.program, "sessions", "enter", name)
+
+
+def answer(terminal, script):
+    terminal.type(f"echo 'be''gin'; {script}; echo 'e''nd'\n")
+    return terminal.wait_for(r"(?s)begin\r\n(.*?)end\r\n")[1].replace("\r", "")
+
+
+PROMPT = r"\[nix-build-shell greeting:checkPhase\] /build/greeting \$ "
+KEPT = r"kept as the session fix: «nix-build-shell sessions enter fix» enters it again\r\n"
+
+
+def leave(terminal):
+    terminal.type("exit 4\n")
+    terminal.wait_for(KEPT)
+    assert terminal.end() == 4
+
+
+def test_a_shell_is_the_same_again(every_keeper):
+    keeper = every_keeper
+    shells = []
+    for enter in [shell_kept, shell_entered, shell_entered]:
+        with enter(keeper, "fix") as terminal:
+            terminal.wait_for(r"greeting-1.0 failed in checkPhase\r\n")
+            terminal.wait_for("what you change is kept as the session fix\r\n")
+            terminal.wait_for(PROMPT)
+            shells.append(answer(terminal, "tty; type -t runPhase; ls /nix/store"))
+            assert answer(terminal, "ls -A $NIX_BUILD_TOP/edit 2>/dev/null") == "/build/edit\n" * (enter is shell_entered)
+            terminal.type("touch $NIX_BUILD_TOP/edit\n")
+            leave(terminal)
+    assert shells[0] == shells[1] == shells[2]
+    assert shells[0].startswith("/dev/pts/0\nfunction\n")
+    assert keeper.inside("fix", "ls -A edit; ls /.nix-build-shell 2>/dev/null || echo none") == "edit\nnone\n"
+    owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
+    assert owners == {keeper.caller.uid}
+
+
+def test_what_was_typed_is_there_the_next_time(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.type("echo typed-before\n")
+        leave(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        assert "echo typed-before" in answer(terminal, "history")
+        leave(terminal)
+
+
+def test_no_patch_is_written(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.type("sed -i s/Hello/Hullo/ greeting.c\n")
+        leave(terminal)
+    assert not list(keeper.state.rglob("*.patch"))
+    assert "Hullo" in (keeper.sessions / "fix" / "build" / "greeting" / "greeting.c").read_text()
+    result = keeper.caller.enter("true", options=["--keep-session", "other", "--save-patch", "x"], env=keeper.env)
+    assert result.returncode == 125 and "--save-patch" in result.stderr
+    assert list(keeper.listed()) == ["fix"]
+
+
+def test_what_was_added_is_added_again(keeper, builds):
+    debugger = builds.output_by_daemon("debugger")
+    kept = keeper.caller.enter("debug", options=["--keep-session", "fix", "--with", str(debugger)], env=keeper.env)
+    assert kept.stdout == "all the symbols\n", kept
+    assert keeper.inside("fix", "debug") == "all the symbols\n"
+    with keeper.running("fix", f"ls /nix/store > /tmp/first; {RUNS}"):
+        assert keeper.inside("fix", "debug; ls /nix/store | cmp - /tmp/first") == "all the symbols\n"
+
+
+def test_who_joins_with_a_terminal_has_one_of_the_sandboxs_own(every_keeper):
+    keeper = every_keeper
+    with shell_kept(keeper, "fix") as first:
+        first.wait_for(PROMPT)
+        assert answer(first, "echo mark > /tmp/mark; tty") == "/dev/pts/0\n"
+        with shell_entered(keeper, "fix") as second:
+            second.wait_for(PROMPT)
+            assert answer(second, "cat /tmp/mark; tty; type -t runPhase") == "mark\n/dev/pts/1\nfunction\n"
+            # Job control is his as well.
+            second.type("sleep 1000\n")
+            processes.await_that(lambda: "sleep" in keeper.inside("fix", "ps -e -o comm="))
+            second.type("\x1a")
+            second.wait_for("Stopped.*sleep 1000\r\n")
+            second.wait_for(PROMPT)
+            second.type("fg\n")
+            second.wait_for("sleep 1000\r\n")
+            second.type("\x03")
+            second.wait_for(PROMPT)
+            second.type("exit 6\n")
+            assert second.end() == 6
+        leave(first)
+
+
+def test_a_command_that_joins_is_stopped_and_goes_on(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first:
+        enter = f"{keeper.caller.program} sessions enter fix"
+        with on_terminal(keeper, "bash", "--norc", "-i") as terminal:
+            terminal.type(f"{enter} bash -c 'echo on; read -r line; echo got $line; exit 7'\n")
+            terminal.wait_for("\non\r\n")
+            terminal.type("\x1a")
+            terminal.wait_for("Stopped")
+            terminal.type("fg\n")
+            terminal.wait_for(r"enter fix bash")
+            terminal.type("word\n")
+            terminal.wait_for("got word\r\n")
+            # What is typed before belongs to the command.
+            terminal.wait_for(r"[#$] ")
+            terminal.type("echo status $?; exit\n")
+            terminal.wait_for("status 7")
+            terminal.end()
+        first.say("end\n")
+        assert first.end() == 3
+
+
+# --- The list, and removal -------------------------------------------------------------------------------------------
+
+
+def test_the_list_shows_what_there_is(keeper):
+    assert keeper.call().stderr == "nix-build-shell: there are no sessions; --keep-session NAME keeps one\n"
+    keeper.keep("b-session", "head -c 3000000 /dev/urandom > big")
+    keeper.keep("a-session", "true")
+    with keeper.running("a-session"):
+        head, first, second = keeper.call().stdout.splitlines()
+    assert head.split() == ["NAME", "BUILD", "SIZE", "CREATED", "LAST", "USED", "STATE"]
+    assert first.split()[:2] == ["a-session", "greeting-1.0"] and first.split()[-3:] == ["just", "now", "running"]
+    assert second.split()[:4] == ["b-session", "greeting-1.0", "3.0", "MiB"] and second.split()[-3:] == ["just", "now", "idle"]
+
+
+def test_programs_can_read_the_list(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix"):
+        session = keeper.listed()["fix"]
+    assert session["running"] is True
+    assert session["build"] == str(keeper.caller.kept())
+    assert session["derivation"].endswith("-greeting-1.0.drv")
+    assert session["path"] == str(keeper.sessions / "fix")
+    assert session["created"] <= session["last_used"]
+    assert keeper.listed()["fix"]["running"] is False
+
+
+def test_sessions_are_removed_whatever_is_in_them(every_keeper):
+    keeper = every_keeper
+    keeper.keep("fix", "mkdir -p a/b; touch a/b/file; chmod 0555 a/b; chmod 0 a; chmod 0 /build")
+    keeper.keep("other", "true")
+    result = keeper.call("remove", "fix", "missing", "other")
+    assert (result.returncode, result.stdout) == (125, "removed fix\nremoved other\n"), result
+    assert "no session called missing" in result.stderr
+    assert not list(keeper.sessions.iterdir())
+
+
+def test_a_session_in_use_is_not_removed(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as running:
+        keeper.refused("remove", "fix", mentions=["in use"])
+        running.say("end\n")
+        assert running.end() == 3
+    assert keeper.call("remove", "fix").stdout == "removed fix\n"
+
+
+# --- Joining a session that runs -------------------------------------------------------------------------------------
+
+
+def test_a_second_terminal_is_in_the_same_namespaces(every_keeper):
+    keeper = every_keeper
+    look = 'cd /proc/self/ns; readlink cgroup ipc mnt net pid user uts; hostname; ls -1 /nix/store; stat -c "%d %i" / /build /tmp'
+    with keeper.kept_running("fix", f"({look}) > /tmp/first; touch /tmp/mark; {RUNS}") as running:
+        assert keeper.inside("fix", look) == keeper.inside("fix", "cat /tmp/first")
+        seen = keeper.inside("fix", "ps -e -o comm=; ls /tmp/mark").split()
+        assert seen.count("nix-build-shell") == 2 and "/tmp/mark" in seen
+        host = {os.readlink(f"/proc/{running.command}/ns/{name}") for name in NAMESPACES}
+        assert host == set(keeper.inside("fix", look).split()[:7])
+        running.say("end\n")
+        assert running.end() == 3
+
+
+RESTRICTIONS = r"""
+    grep -vE '^(Name|Pid|PPid|Tgid|Ngid|NSpid|NStgid|NSpgid|NSsid|SigQ|Vm|Rss|Hugetlb|Cpus|Mems|Threads|THP|State|voluntary|nonvol)' /proc/self/status
+    cat /proc/self/limits /proc/self/personality /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups /proc/self/mountinfo
+    readlink /proc/self/root /proc/self/cwd; ls /proc/self/fd; umask; cat /proc/self/oom_score_adj; id
+    (umask 0; : > file; chmod u+s file; unshare --mount true; unshare --user true; mount -t tmpfs none /tmp; echo x > /proc/sys/kernel/hostname) 2>&1
+    rm -f file; env | grep -vE '^(SHLVL|_)='  | sort
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--network"]], ids=["its own network", "the host's network"])
+def test_who_joins_is_bound_by_the_same_restrictions(opener, options):
+    keeper = Keeper(opener)
+    first = f"({RESTRICTIONS}) > /tmp/first; {RUNS}"
+    command = ["bash", "-c", first]
+    line = opener.command_line(*command, options=["--keep-session", "fix", *options])
+    with keeper.started(line) as running:
+        assert running.line() == "ready"
+        joined = keeper.inside("fix", f"({RESTRICTIONS})")
+        assert joined.splitlines() == keeper.inside("fix", "cat /tmp/first").splitlines()
+        assert "NoNewPrivs:\t1" in joined and "CapEff:\t0000000000000000" in joined and "Seccomp:\t2" in joined
+        assert "chmod: changing permissions of 'file': Operation not permitted" in joined
+
+
+@pytest.mark.parametrize("status", [0, 7, 255])
+def test_who_joins_gets_the_status_of_his_own_command(keeper, status):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as running:
+        assert keeper.enter("fix", f"exit {status}").returncode == status
+        assert keeper.enter("fix", "kill -TERM $$").returncode == 128 + signal.SIGTERM
+        assert keeper.call("enter", "fix", "no-such-command").returncode == 127
+        running.say("end\n")
+        assert running.end() == 3
+
+
+def test_who_joins_and_goes_leaves_the_others_alone(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as running:
+        # What he leaves in the background stays to the end of the session, and is reaped.
+        assert keeper.inside("fix", "(trap '' TERM HUP; exec sleep 1000) > /dev/null 2>&1 & (true &) ; echo $?") == "0\n"
+        seen = keeper.inside("fix", "ps -e -o stat=,comm=")
+        assert "sleep" in seen and "Z" not in seen
+        running.say("end\n")
+        assert running.end() == 3
+
+
+def test_signals_reach_the_command_of_who_is_signalled(keeper):
+    keeper.keep("fix", "true")
+    script = 'trap "echo first; exit 9" TERM; echo ready; while true; do :; done'
+    with keeper.running("fix", script) as first, keeper.running("fix", script.replace("first", "second")) as second:
+        second.signal(signal.SIGTERM)
+        assert second.line() == "second" and second.end() == 9
+        first.signal(signal.SIGTERM)
+        assert first.line() == "first" and first.end() == 9
+
+
+def test_when_the_session_ends_it_ends_for_all(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first, keeper.running("fix", "trap '' TERM HUP; echo ready; sleep 1000") as second:
+        first.say("end\n")
+        assert first.end() == 3
+        assert second.end() == 128 + signal.SIGKILL
+        assert "the session fix has ended" in second.rest_of_errors()
+    assert keeper.listed()["fix"]["running"] is False
+
+
+def test_a_second_terminal_that_is_stopped_does_not_keep_the_session_from_ending(keeper):
+    """The kernel takes a PID namespace down only when the last process in it was reaped."""
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first, keeper.running("fix", "echo ready; sleep 1000") as second:
+        second.signal(signal.SIGSTOP)
+        try:
+            first.say("end\n")
+            assert first.end() == 3
+            assert keeper.inside("fix", "echo again") == "again\n"
+        finally:
+            second.signal(signal.SIGCONT)
+        assert second.end() == 128 + signal.SIGKILL, second.rest_of_errors()
+
+
+def test_when_his_first_process_is_killed_from_inside_his_command_dies_too(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first, keeper.running("fix", "echo ready; exec sleep 1234") as second:
+        assert keeper.inside("fix", "kill -KILL $(ps -e -o ppid=,comm= | awk '$2 == \"sleep\" { print $1 }'); echo $?") == "0\n"
+        assert second.end() == 128 + signal.SIGKILL
+        processes.await_that(lambda: "sleep" not in keeper.inside("fix", "ps -e -o comm="))
+        assert second.rest_of_errors() == ""
+        first.say("end\n")
+        assert first.end() == 3
+
+
+def test_when_who_has_joined_is_killed_his_command_dies_with_him(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first, keeper.running("fix", "echo ready; exec sleep 1234") as second:
+        # Whoever joins is not PID 1.
+        (joined,) = processes.children(second.pid)
+        (command,) = processes.children(joined)
+        second.kill()
+        assert processes.await_end(command)
+        first.say("end\n")
+        assert first.end() == 3
+
+
+def test_a_terminal_can_be_the_second_one(keeper):
+    keeper.keep("fix", "true")
+    with keeper.running("fix", f"touch /tmp/mark; {RUNS}") as first:
+        how = keeper.caller
+        command = ["env", f"XDG_STATE_HOME={keeper.state}", how.program, "sessions", "enter", "fix", "bash", "--norc"]
+        with Terminal(how, *command) as terminal:
+            terminal.type("ls /tmp/mark; sleep 1000\n")
+            terminal.wait_for("\n/tmp/mark")
+            processes.await_that(lambda: "sleep" in keeper.inside("fix", "ps -e -o comm="))
+            terminal.type("\x03")
+            terminal.type("echo $((6*7)); exit 6\n")
+            terminal.wait_for("\n42")
+            assert terminal.end() == 6
+        first.say("end\n")
+        assert first.end() == 3
+
+
+# --- Who joins is out of reach for what is inside --------------------------------------------------------------------
+
+OUTSIDERS = """
+    for pid in $(ps -e -o pid=,comm= | awk '$2 == "nix-build-shell" && $1 != 1 { print $1 }'); do
+        for what in environ mem maps auxv; do head -c1 /proc/$pid/$what && echo "read $what"; done
+        for what in exe root cwd fd/0; do readlink /proc/$pid/$what && echo "read $what"; done
+        timeout 5 strace -p $pid && echo traced
+        : > /proc/$pid/exe && echo written
+        echo "tried $pid"
+    done
+"""
+
+
+def test_the_memory_of_who_joins_and_his_program_are_closed(caller):
+    keeper = Keeper(caller)
+    keeper.keep("fix", "true")
+    with keeper.running("fix") as first:
+        keeper.env["SECRET"] = "of the caller"
+        with keeper.running("fix") as second:
+            del keeper.env["SECRET"]
+            seen = keeper.enter("fix", OUTSIDERS)
+            # The second terminal, and the one that looks.
+            assert seen.stdout.count("tried") == 2, seen
+            assert "read" not in seen.stdout and "traced" not in seen.stdout and "written" not in seen.stdout
+            second.say("end\n")
+            assert second.end() == 3
+        first.say("end\n")
+        assert first.end() == 3
+
+
+WATCHER = """
+    echo ready
+    while true; do
+        for directory in /proc/[0-9]*; do
+            case ${directory#/proc/} in 1|$$) continue;; esac
+            exe=$(readlink $directory/exe) || continue
+            case $exe in */nix-build-shell) echo "saw $exe";; esac
+            if grep -qs SECRET $directory/environ; then echo "saw the environment"; fi
+        done
+    done 2>/dev/null
+"""
+
+
+def test_at_no_moment_can_who_joins_be_looked_into(caller):
+    """From the moment that it is in the sandbox's PID namespace, before its command is executed, and after."""
+    keeper = Keeper(caller)
+    keeper.keep("fix", "true")
+    with keeper.running("fix", WATCHER) as first:
+        for _ in range(60):
+            assert keeper.enter("fix", "exit 2", env={**keeper.env, "SECRET": "SECRET"}).returncode == 2
+        first.signal(signal.SIGKILL)
+        first.process.wait(processes.PATIENCE)
+        assert first.process.stdout.read() == b""
+    processes.await_end_of_sandboxes(caller.session)
+
+
+def test_a_session_that_was_entered_with_sudo_is_joined_with_sudo(session, builds, workspace):
+    opener = Sudoer("sudo", USER, session, builds, workspace)
+    keeper = Keeper(opener)
+    with keeper.kept_running("fix", RUNS):
+        without_sudo = {key: value for key, value in opener.environment(**keeper.env).items() if not key.startswith("SUDO")}
+        result = subprocess.run(
+            [opener.program, "sessions", "enter", "fix", "true"],
+            env=without_sudo, user=opener.uid, group=opener.uid, extra_groups=[], cwd="/", capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.returncode == 125 and "closed to you" in result.stderr, result
+        assert keeper.enter("fix", "exit 4").returncode == 4
+
+
+def test_nobody_is_led_into_the_sandbox_of_somebody_else(user, root):
+    """Who may call this program with sudo, and nothing else, can write into his own records what he likes."""
+    victim, attacker = Keeper(root), Keeper(user)
+    attacker.keep("fix", "true")
+    victim.keep("secret", "true")
+    with victim.running("secret"):
+        record = (victim.sessions / "secret" / "running.json").read_text()
+        session = attacker.sessions / "fix"
+        (session / "running.json").write_text(record)
+        directory = os.open(session, os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        attacker.refused("enter", "fix", "true", mentions=["closed to you"])
+        sudo = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.uid)}
+        how = {"env": {**attacker.env, **sudo}, "as_root": True}
+        attacker.refused("enter", "fix", "true", mentions=["no sandbox of yours"], **how)
+        os.close(directory)
+
+
+def test_a_session_that_is_just_being_made_is_told(keeper):
+    keeper.keep("fix", "true")
+    directory = os.open(keeper.sessions / "fix", os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    keeper.refused("enter", "fix", mentions=["try again"])
+    os.close(directory)
+    assert keeper.inside("fix", "echo now") == "now\n"
