@@ -17,8 +17,8 @@ def new_name(caller, name):
     return f"{name}-{caller.session.directory.name}"
 
 
-def instantiate(caller, name, which):
-    """Registers a derivation with this name, and `which` among its variables.
+def instantiate(caller, name, which, script="exit 1"):
+    """Registers a derivation with this name and builder's script, and `which` among its variables.
 
     It stays, as do all that the tests make: to delete one, Nix looks at every process of the machine, and fails if one is in a
     directory with too long a path, as another test may be.
@@ -26,13 +26,13 @@ def instantiate(caller, name, which):
     inputs = Derivation(caller.builds.derivation(caller.kept("fails-early")), Path("/")).closure_of_inputs()
     busybox = next(path for path in inputs if path.endswith("-busybox"))
     expression = """
-        { name, busybox, which }:
+        { name, busybox, which, script }:
         derivation {
           inherit name which; system = builtins.currentSystem;
-          builder = "${builtins.storePath busybox}/busybox"; args = [ "sh" "-c" "exit 1" ];
+          builder = "${builtins.storePath busybox}/busybox"; args = [ "sh" "-c" script ];
         }
     """
-    arguments = [("name", name), ("busybox", f"/nix/store/{busybox}"), ("which", which)]
+    arguments = [("name", name), ("busybox", f"/nix/store/{busybox}"), ("which", which), ("script", script)]
     arguments = [word for key, value in arguments for word in ("--argstr", key, value)]
     return nix_instantiate(expression, *arguments)
 
@@ -105,6 +105,20 @@ def test_the_one_that_was_built_is_taken_rather_than_the_newest(caller, twins, l
     assert note.count("\n") == 1
     for mention in [f"several derivations are called {name}", first, "build ended nearest", "--derivation DRV"]:
         assert mention in note
+
+
+def test_one_that_is_not_built_is_taken_rather_than_one_that_is(caller, logs):
+    name = new_name(caller, "built")
+    failing = instantiate(caller, name, "failing")
+    built = instantiate(caller, name, "built", script="echo > $out")
+    in_no_sandbox = ["--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "substitute", "false"]
+    subprocess.run(["nix-store", "--realise", built, *in_no_sandbox], check=True, capture_output=True)
+    kept = caller.make_directory(f"nix-build-{name}.drv-0")
+    logs.add(failing, kept, -3600)
+    logs.add(built, kept, -0.002)
+    which, note = taken(caller, kept, env=logs.env)
+    assert which == "failing"
+    assert failing in note and "not built" in note
 
 
 @pytest.mark.parametrize(

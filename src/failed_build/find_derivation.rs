@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{StoreExtent, likely_derivations};
+use super::StoreExtent;
+use super::likely_derivations::{self, has_outputs};
 use crate::kept_build::KeptBuild;
 use crate::nix::build_logs::{BuildLogs, between};
 use crate::nix::derivation::Derivation;
@@ -80,12 +81,12 @@ fn find_derivation(
     };
     for output in kept.outputs().iter().filter(|output| store.is_store_path(output)) {
         let makers = records.derivers_of_output(output)?.into_iter().filter(has_name).collect();
-        if let Some(choice) = choose(makers, kept, store) {
+        if let Some(choice) = choose(makers, kept, store, records)? {
             return Ok(choice.derivation);
         }
     }
     if let Some(name) = name
-        && let Some(choice) = choose(records.derivations_named(&name)?, kept, store)
+        && let Some(choice) = choose(records.derivations_named(&name)?, kept, store, records)?
     {
         if let Some(reason) = choice.reason {
             let derivation = choice.derivation.display();
@@ -110,28 +111,45 @@ struct Choice {
     reason: Option<&'static str>,
 }
 
-/// The derivation whose log tells of a build that ended when `kept` last changed, as nearly as possible; without logs the first
-/// of `newest_first`.
+/// Of several derivations one that is not built, if there is such a one: only «--check» fails with outputs that are there. Among
+/// those, the one whose log tells of a build that ended when `kept` last changed, as nearly as possible; without logs the first of
+/// `newest_first`.
 ///
 /// Nix ends the log of a build, and then sets the mode of the directory that it keeps: milliseconds lie between. Of a directory
 /// that was changed or copied since, the nearest build is the last one.
-fn choose(newest_first: Vec<PathBuf>, kept: &KeptBuild, store: &Store) -> Option<Choice> {
-    if newest_first.len() < 2 {
-        return newest_first.into_iter().next().map(|derivation| Choice { derivation, reason: None });
+fn choose(
+    newest_first: Vec<PathBuf>,
+    kept: &KeptBuild,
+    store: &Store,
+    records: &mut StoreRecords,
+) -> Result<Option<Choice>> {
+    let alone = |derivation, reason| Ok(Some(Choice { derivation, reason }));
+    let mut candidates = match <[PathBuf; 1]>::try_from(newest_first) {
+        Ok([only]) => return alone(only, None),
+        Err(several) => several,
+    };
+    let mut unbuilt = Vec::new();
+    for derivation in &candidates {
+        if !has_outputs(derivation, records)? {
+            unbuilt.push(derivation.clone());
+        }
+    }
+    if !unbuilt.is_empty() {
+        candidates = unbuilt;
+    }
+    if let [only] = candidates.as_slice() {
+        return alone(only.clone(), Some("the only one that is not built"));
     }
     let logs = BuildLogs::of(store);
     let nearest = kept.last_change().and_then(|change| {
-        let ends = newest_first.iter().filter_map(|path| Some((between(logs.last_end(path)?, change), path)));
+        let ends = candidates.iter().filter_map(|path| Some((between(logs.last_end(path)?, change), path)));
         ends.min_by_key(|(distance, _)| *distance)
     });
-    match nearest {
-        Some((_, path)) => {
-            let reason = Some("the one whose build ended nearest to the directory's last change");
-            Some(Choice { derivation: path.clone(), reason })
+    match (nearest, candidates.first()) {
+        (Some((_, path)), _) => {
+            alone(path.clone(), Some("the one whose build ended nearest to the directory's last change"))
         }
-        None => {
-            let derivation = newest_first.into_iter().next()?;
-            Some(Choice { derivation, reason: Some("the newest, since none has a build log") })
-        }
+        (None, Some(newest)) => alone(newest.clone(), Some("the newest, since none has a build log")),
+        (None, None) => Ok(None),
     }
 }

@@ -70,7 +70,7 @@ fn likely_ends(change: SystemTime, store: &Store, records: &mut StoreRecords) ->
 }
 
 /// Whether all outputs of a derivation are valid.
-fn has_outputs(derivation: &Path, records: &mut StoreRecords) -> Result<bool> {
+pub(super) fn has_outputs(derivation: &Path, records: &mut StoreRecords) -> Result<bool> {
     let outputs: Vec<PathBuf> = records.output_paths_of(derivation)?.into_iter().map(|output| output.path).collect();
     for output in &outputs {
         if !records.is_valid(output)? {
