@@ -10,6 +10,7 @@ pub mod build_progress;
 pub mod build_shell;
 pub mod caller;
 pub mod cli;
+mod descriptor_limit;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;

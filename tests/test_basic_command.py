@@ -438,6 +438,16 @@ def test_the_directories_are_read_only_or_not_as_they_were(caller):
     ]
 
 
+def test_a_deep_directory_is_copied_under_a_low_limit_of_open_files(caller):
+    """The copy opens more than that, while the network namespace is made by a process with the same table."""
+    kept = caller.copy_of_kept()
+    (kept / "/".join("n" * 600)).mkdir(parents=True)
+    limited = ["bash", "-c", 'ulimit -Sn 20; exec taskset --cpu-list 0 "$@"', "bash"]
+    for _ in range(8):
+        result = caller.run(*limited, *caller.command_line("bash", "-c", "ulimit -Sn", build_dir=kept))
+        assert (result.returncode, result.stdout) == (0, "20\n"), result
+
+
 def test_a_deeply_nested_directory_is_copied(caller):
     kept = caller.copy_of_kept()
     path = "/".join(["a-directory-in-a-directory"] * 100)

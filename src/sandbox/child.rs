@@ -255,7 +255,7 @@ fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// The forerunner hands the namespace over. Without a word it has failed, which it tells the parent itself.
+/// The forerunner hands the namespace over. What it cannot do it tells the parent itself; without a word it was killed.
 fn join_network(task: &Task) -> Result<()> {
     let Some([from_forerunner, _]) = task.descriptors.network else {
         return Err(Errno::BADF);
@@ -264,7 +264,7 @@ fn join_network(task: &Task) -> Result<()> {
     let socket = unsafe { BorrowedFd::borrow_raw(from_forerunner) };
     let namespace = loop {
         match receive(socket, &mut [0]) {
-            Ok((0, _)) => sys::exit(FAILED),
+            Ok((0, _)) => return Err(Errno::PIPE),
             Ok((_, namespace)) => break namespace.ok_or(Errno::BADMSG)?,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

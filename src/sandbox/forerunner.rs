@@ -2,8 +2,8 @@
 //!
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
 //! forerunner, begins with it as soon as a sandbox is wanted, on another core. It shares this process's memory and descriptors, so it
-//! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, before anything of the
-//! build runs. Like the child it makes system calls and nothing else.
+//! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
+//! mounts. Like the child it makes system calls and nothing else.
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -20,6 +20,7 @@ use super::child::{self, FAILED, Task};
 use super::clone3::{self, Child};
 use super::message::{Message, send_with};
 use super::{loopback, refusal};
+use crate::descriptor_limit::DescriptorLimit;
 use crate::plan::Namespaces;
 use crate::sys;
 
@@ -226,7 +227,11 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
 
 /// Brings `lo` up in the new network namespace, and hands the namespace over.
 fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
+    // The table of descriptors is the parent's too, which may have filled it far beyond the limit that this process began with. The
+    // child is to have that limit.
+    let limit = DescriptorLimit::raise();
     let namespace = loopback::raise().map_err(Message::NoLoopback)?;
+    drop(limit);
     // SAFETY: the parent keeps the socket open until this process has been reaped.
     let socket = unsafe { BorrowedFd::borrow_raw(orders.network) };
     // A child that has failed already does not listen, but it has told.

@@ -82,6 +82,8 @@ impl Groundwork {
 
     fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
         drop_supplementary_groups()?;
+        // The children of whom ignores SIGCHLD have no status, and their numbers are free for others as soon as they end.
+        sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
         let (channel, childs_channel) = channel()?;
         let forerunner = Forerunner::start(namespaces, first, &childs_channel)?;
         Ok(Self { namespaces, id_maps, forerunner, channel, childs_channel, maps: Ok(()) })
@@ -109,7 +111,7 @@ impl Groundwork {
             drop(self);
             return start(plan);
         }
-        let cgroup = self.publish(plan)?;
+        let cgroup = self.publish(plan);
         let (mut sandbox, maps) = self.finish(plan, cgroup)?;
         // What the processes have to tell explains more than what could not be done for them.
         sandbox.await_command(plan)?;
@@ -117,11 +119,7 @@ impl Groundwork {
     }
 
     /// Gives the forerunner the plan, and the cgroup that the plan wants.
-    fn publish(&mut self, plan: &Plan) -> Result<Option<Result<Cgroup>>> {
-        if plan.as_pid_1 {
-            // Whose parent ignores SIGCHLD has no status.
-            sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
-        }
+    fn publish(&mut self, plan: &Plan) -> Option<Result<Cgroup>> {
         let (user, group) = (Uid::from_raw(self.id_maps.uid.outside), Gid::from_raw(self.id_maps.gid.outside));
         let cgroup = plan.cgroup.parent().map(|parent| Cgroup::create_in(parent, user, group));
         let descriptors = Descriptors {
@@ -131,15 +129,14 @@ impl Groundwork {
             cgroup: cgroup.as_ref().and_then(|cgroup| Some(cgroup.as_ref().ok()?.descriptor().as_raw_fd())),
         };
         self.forerunner.publish(Task::new(plan, descriptors));
-        Ok(cgroup)
+        cgroup
     }
 
     /// Waits until the forerunner has ended, and has created the first process. Returns it, and whether the ids are mapped.
     fn finish(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<(Sandbox, Result<()>)> {
         let Self { mut forerunner, channel, childs_channel, maps, .. } = self;
-        if maps.is_err() {
-            give_up(&channel)?;
-        }
+        let given_up = if maps.is_err() { give_up(&channel) } else { Ok(()) };
+        // The forerunner uses what it was given until it is reaped, so nothing goes before.
         let child = forerunner.reap();
         // The child's copy is the only one now: with it the channel ends.
         drop(childs_channel);
@@ -156,6 +153,7 @@ impl Groundwork {
         // From here on dropping the sandbox ends the child.
         let mut sandbox = Sandbox::of(first, channel, plan);
         sandbox.cgroup = cgroup;
+        given_up?;
         Ok((sandbox, maps))
     }
 }
@@ -181,7 +179,7 @@ pub fn start_joinable<T>(plan: &Plan, note: impl FnOnce(&Sandbox) -> Result<T>) 
     // So the first process is in all of them from the beginning.
     let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces)?;
     groundwork.map_ids();
-    let cgroup = groundwork.publish(plan)?;
+    let cgroup = groundwork.publish(plan);
     let (mut sandbox, maps) = groundwork.finish(plan, cgroup)?;
     let noted = maps.and_then(|()| {
         // Now, while the first process waits, it has not hidden yet.

@@ -44,6 +44,7 @@ impl Machine<'_> {
             Errno::NOSYS if self.is_confined() => CONFINED.into(),
             Errno::NOSYS => "the kernel has no clone3: Linux 5.12 or newer is needed".into(),
             Errno::AGAIN => "the limit of processes is reached: see «ulimit -u»".into(),
+            Errno::MFILE | Errno::NFILE => "too many files are open: see «ulimit -n»".into(),
             _ => "see user_namespaces(7) for what may forbid them".into(),
         };
         anyhow!("cannot create a sandbox: the kernel refuses new namespaces ({errno}): {cause}")
@@ -108,6 +109,7 @@ impl Machine<'_> {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
             }
             _ if may_not && self.apparmor_forbids() => APPARMOR,
+            (Step::JoinNetwork, Errno::PIPE) => "the process that makes it was killed",
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
             (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
             (Step::OpenTerminal(_), Errno::IO) => "the terminal on standard input has hung up",

@@ -15,10 +15,10 @@ use rustix::fs::{
     fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::file_copy::{FileCopy, copy_attributes};
 use crate::caller::Caller;
+use crate::descriptor_limit::DescriptorLimit;
 use crate::owner::Owner;
 use crate::quiet_open::open_quietly;
 
@@ -338,27 +338,6 @@ impl<'a> Copy<'a> {
             Errno::NOSPC | Errno::DQUOT => Failure::NoRoom(errno),
             _ => self.cannot_copy(path, errno),
         }
-    }
-}
-
-/// Lifts the limit of open descriptors, since each level of nested directories takes two; the old limit comes back with the end,
-/// for the sandbox's processes inherit it.
-struct DescriptorLimit {
-    before: Rlimit,
-}
-
-impl DescriptorLimit {
-    fn raise() -> Self {
-        let before = getrlimit(Resource::Nofile);
-        // Where it cannot be lifted the old one will do for almost every tree.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before });
-        Self { before }
-    }
-}
-
-impl Drop for DescriptorLimit {
-    fn drop(&mut self) {
-        let _ = setrlimit(Resource::Nofile, self.before);
     }
 }
 

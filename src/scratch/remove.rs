@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fch
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+use crate::descriptor_limit::DescriptorLimit;
+
 /// Directories open at once; what is nested deeper is moved up first.
 const MOST_OPEN: usize = 64;
 
@@ -20,6 +22,7 @@ const MOST_OPEN: usize = 64;
 /// # Errors
 /// The first thing that resists.
 pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
+    let _limit = DescriptorLimit::raise();
     // Under sudo it was handed to the caller; root takes it back, so that nothing moves while it is removed.
     if geteuid().is_root() {
         fchown(top, Some(geteuid()), Some(getegid()))?;
