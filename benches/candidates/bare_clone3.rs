@@ -1,7 +1,6 @@
 //! The floor: a process in the same new namespaces that executes the no-op at once and sets nothing up.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -9,7 +8,6 @@ use std::ptr;
 use anyhow::{Context, Result, ensure};
 use nix_build_shell::plan::Namespaces;
 use nix_build_shell::sandbox::clone3;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 unsafe extern "C" {
     /// The C library's is the system call and nothing more, so the child may call it.
@@ -24,7 +22,7 @@ pub fn candidate(noop: &Path) -> Result<impl FnMut() -> Result<()> + use<>> {
         // SAFETY: `execute` makes two system calls and nothing else.
         let child = unsafe { clone3::spawn_in(Namespaces::all(), execute, path.as_ptr() as *mut c_void) }
             .context("the kernel refuses new namespaces")?;
-        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+        let status = child.wait()?;
         let code = status.and_then(|status| status.exit_status());
         ensure!(code == Some(0), "the no-op in bare namespaces ended with status {code:?}");
         Ok(())

@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use rustix::io::{Errno, read, retry_on_intr, write};
+use rustix::io::{Errno, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -44,7 +43,7 @@ impl Drop for Guardian {
     fn drop(&mut self) {
         // One that somebody has killed needs no telling, and one that is reaped by itself cannot be waited for.
         let _ = write(&self.lifeline, &[0]);
-        let _ = retry_on_intr(|| waitid(WaitId::PidFd(self.child.pidfd.as_fd()), WaitIdOptions::EXITED));
+        let _ = self.child.wait();
     }
 }
 
