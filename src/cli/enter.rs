@@ -1,17 +1,17 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: runs a command, or an interactive shell, in the sandbox of a failed build.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::header::header;
+use super::header::show_header;
 use super::interactive::{Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::{SandboxOptions, tell_usage};
-use super::say::{printable, say, say_error};
+use super::say::{print, printable, say, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_session::{self, Held, SessionName, Sessions};
@@ -106,8 +106,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
     if interactive.is_some() {
-        // Where nobody can read it there is nobody to tell.
-        let _ = io::stderr().write_all(header(&build, log.as_ref(), options.keep_session.as_ref()).as_bytes());
+        show_header(&build, log.as_ref(), options.keep_session.as_ref());
     }
     let (mut sandbox, held) = match (&options.keep_session, groundwork) {
         (Some(name), _) => {
@@ -145,8 +144,5 @@ fn print_dry_run(build: &FailedBuild, plan: &Plan, scratch: &Path) -> io::Result
         None => format!("make the empty directory {}\n{plan}", copy.display()),
     };
     let lines: String = text.lines().map(|line| printable(line) + "\n").collect();
-    match io::stdout().write_all(lines.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
+    print(&lines)
 }

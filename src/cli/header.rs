@@ -1,5 +1,7 @@
 //! What is told at the head of an interactive session: which build this is, and how it failed.
 
+use std::io::{self, Write};
+
 use super::say::printable;
 use crate::failed_build::FailedBuild;
 use crate::failed_log::{FailedLog, Origin};
@@ -8,11 +10,16 @@ use crate::kept_session::SessionName;
 /// As much as is shown of a line of the log, in characters: compilers are called with long lines.
 const LINE_LENGTH: usize = 400;
 
+/// Shows the header of a session on standard error. Where nobody can read it there is nobody to tell.
+pub fn show_header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) {
+    let _ = io::stderr().write_all(header(build, log, kept_as).as_bytes());
+}
+
 /// A few lines: the derivation, the phase that failed, the last lines of the log, and one line of help. What the build says of itself is
 /// escaped, so that a terminal takes it for text.
 ///
 /// The exit status is not among it: Nix tells it, and writes it nowhere. `kept_as` is the name of a session that is kept.
-pub fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) -> String {
+fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) -> String {
     let directory = build.name().display().to_string();
     let name = match &build.derivation {
         Some(derivation) => derivation.name().escape_ascii().to_string(),

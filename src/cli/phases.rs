@@ -1,12 +1,12 @@
 //! `nix-build-shell phases BUILD_DIR`: which phases a failed build has, and how far it came.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::say::{printable, say};
+use super::say::{print, printable, say};
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::failed_build::{FailedBuild, StoreExtent, Wishes};
 use crate::failed_log::FailedLog;
@@ -45,10 +45,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let progress = BuildProgress::of(&build, log.as_ref())?;
     build.notes.iter().chain(&progress.notes).for_each(say);
     let has_colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    match io::stdout().write_all(table(&progress, has_colours).as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
-        result => result.map(|()| 0).context("cannot print the phases"),
-    }
+    print(&table(&progress, has_colours)).context("cannot print the phases")?;
+    Ok(0)
 }
 
 fn table(progress: &BuildProgress, has_colours: bool) -> String {

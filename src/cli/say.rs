@@ -16,6 +16,17 @@ pub fn say(what: impl Display) {
     let _ = writeln!(io::stderr(), "nix-build-shell: {}", printable(&what.to_string()));
 }
 
+/// Prints on standard output what was asked for.
+///
+/// # Errors
+/// Standard output's, but for a reader who has seen enough.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
 /// The text with its control characters escaped: names that a build chose may speak to a terminal.
 pub(super) fn printable(text: &str) -> String {
     let escape = |character: char| {

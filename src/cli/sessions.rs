@@ -1,22 +1,24 @@
 //! `nix-build-shell sessions`: lists, enters and removes the sessions that were kept.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::header::header;
+use super::header::show_header;
 use super::interactive::{Interactive, is_at_terminal, read_log};
 use super::sandbox_options::tell_usage;
-use super::say::{printable, say, say_error};
+use super::say::{print, printable, say, say_error};
 use crate::caller::Caller;
 use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Sessions, no_such_session};
 use crate::nix::Settings;
 use crate::plan::Plan;
 use crate::sandbox;
 use crate::session::{self, Signals, Terminal};
+
+/// What goes before the kernel's answer when standard output takes no more.
+const CANNOT_PRINT: &str = "cannot print";
 
 /// The status of a command that SIGKILL has ended.
 const KILLED: u8 = 128 + 9;
@@ -126,8 +128,7 @@ impl Enter {
         build.notes.iter().for_each(say);
         self.tell(&plan);
         if shell.is_some() {
-            // Where nobody can read it there is nobody to tell.
-            let _ = io::stderr().write_all(header(&build, log.as_ref(), Some(&self.name)).as_bytes());
+            show_header(&build, log.as_ref(), Some(&self.name));
         }
         signals.check_interrupt()?;
         let (mut sandbox, held) =
@@ -184,7 +185,7 @@ fn remove(names: &[SessionName]) -> Result<u8> {
             None => Err(anyhow::anyhow!(no_such_session(name))),
         };
         match removed {
-            Ok(()) => print(&format!("removed {name}\n"))?,
+            Ok(()) => print(&format!("removed {name}\n")).context(CANNOT_PRINT)?,
             Err(error) => failures.push(error),
         }
     }
@@ -198,12 +199,12 @@ fn show(json: bool) -> Result<u8> {
     let sessions = Sessions::open(&Caller::current())?;
     let listed = sessions.as_ref().map(kept_session::list).transpose()?.unwrap_or_default();
     if json {
-        print(&(serde_json::to_string_pretty(&listed)? + "\n"))?;
+        print(&(serde_json::to_string_pretty(&listed)? + "\n")).context(CANNOT_PRINT)?;
     } else if listed.is_empty() {
         say("there are no sessions; --keep-session NAME keeps one");
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        print(&table(&listed, now))?;
+        print(&table(&listed, now)).context(CANNOT_PRINT)?;
     }
     Ok(0)
 }
@@ -257,13 +258,6 @@ fn age(seconds: u64) -> String {
         60..3600 => of(seconds / 60, "minute"),
         3600..86400 => of(seconds / 3600, "hour"),
         _ => of(seconds / 86400, "day"),
-    }
-}
-
-fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot print"),
-        _ => Ok(()),
     }
 }
 

@@ -215,7 +215,7 @@ impl Plan {
         directories: &HostDirectories,
         entry: Entry<'_>,
     ) -> Result<Self> {
-        // What needs no id comes first: it is done while the parent writes the id maps.
+        // What needs no id comes first: where the sandbox is to be joined, the parent writes down meanwhile where it is.
         let mut steps = vec![
             Step::DieWithParent,
             Step::ResetSignals,

@@ -1,7 +1,7 @@
 //! [`clone3(2)`]: the only way in which this program makes a process.
 //!
-//! One call creates the child inside all its new namespaces and returns a pidfd. There is no libc at-fork handler between,
-//! and no helper process. rustix does not wrap it, so the call is made here for x86_64 and aarch64.
+//! One call creates a process inside its new namespaces and returns a pidfd, with no libc at-fork handler between. rustix does not
+//! wrap it, so the call is made here for x86_64 and aarch64.
 //!
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
 
