@@ -68,7 +68,10 @@ fn main() {
         }
         std::process::exit(RAN);
     }
-    assert!(std::path::Path::new("/nix").exists(), "there is no /nix on this machine: «make setup» installs Nix");
+    assert!(
+        std::path::Path::new("/nix/store").exists(),
+        "there is no /nix/store on this machine: «make setup» makes it"
+    );
     the_whole_plan_is_carried_out_without_an_allocation();
     namespaces_are_made_ahead_without_an_allocation();
     a_failing_step_is_reported_without_an_allocation();
