@@ -313,6 +313,41 @@ pub fn make_mount_read_only(target: &CStr, recursive: bool) -> Result<()> {
     Ok(())
 }
 
+/// Shows the files of the detached mount `mount` with other owners, as `user_namespace` maps them, and without set-id bits and devices;
+/// with `read_only` nothing in it can be changed: [`mount_setattr(2)`].
+///
+/// # Errors
+/// `EINVAL` where the file system, or the kernel, has no id-mapped mounts; `EPERM` for who is not the root of the file system's user
+/// namespace.
+///
+/// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
+pub fn map_ids_of_mount(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<()> {
+    let access = if read_only { general::MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes = general::mount_attr {
+        attr_set: u64::from(
+            general::MOUNT_ATTR_IDMAP | general::MOUNT_ATTR_NOSUID | general::MOUNT_ATTR_NODEV | access,
+        ),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    // SAFETY: the path ends in a NUL byte and the attributes are live and of the size that is given.
+    unsafe {
+        syscall(
+            general::__NR_mount_setattr,
+            [
+                mount.as_raw_fd() as usize,
+                c"".as_ptr() as usize,
+                general::AT_EMPTY_PATH as usize,
+                &raw const attributes as usize,
+                size_of::<general::mount_attr>(),
+                0,
+            ],
+        )
+    }?;
+    Ok(())
+}
+
 /// Sets the flags (`IFF_UP` and so on) of the network interface `name`: `SIOCSIFFLAGS` of [`netdevice(7)`].
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use nix_build_shell::nix::Settings;
 use nix_build_shell::nix::store::Store;
 use nix_build_shell::plan::{Access, Plan, Step};
 use nix_build_shell::sandbox::{self, Groundwork};
-use nix_build_shell::scratch::{Scratch, Unreadable};
+use nix_build_shell::scratch::{Filling, Scratch};
 use nix_build_shell::session::{self, Signals, Terminal};
 use rustix::process::getpid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -108,8 +108,8 @@ fn with_build_and_plan(command: &[&str], test: impl FnOnce(&FailedBuild, Plan)) 
         notes: Vec::new(),
     };
     let caller = Caller::current();
-    let scratch = Scratch::create(&env::temp_dir(), None).unwrap();
-    scratch.fill(&build, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
+    let mut scratch = Scratch::create(&env::temp_dir(), None).unwrap();
+    scratch.fill(&build, &caller, &Filling::of(&|| Ok(()))).unwrap();
     let plan = Plan::new(&build, &Settings::default(), &caller, scratch.directories(), command).unwrap();
     PARENT.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
     test(&build, plan);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::build_dir::Filled;
 use super::header::show_header;
 use super::interactive::{Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
@@ -16,7 +17,7 @@ use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_session::{self, Held, SessionName, Sessions};
 use crate::nix::Settings;
-use crate::plan::{BUILD, IdMaps, Plan};
+use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
 use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let session = interactive.as_ref().map(|interactive| interactive.session.clone());
     let scratch_parent = Scratch::default_parent();
     let terminal = Terminal::of_caller();
-    let plan_in = |directories| {
+    let plan_in = |directories: &HostDirectories| {
         let plan = match &session {
             Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
             None => Plan::new(&build, &settings, &caller, directories, &options.command),
@@ -97,14 +98,15 @@ pub fn run(options: &Options) -> Result<u8> {
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, &build, &caller)?;
     }
-    let unreadable = options.sandbox.unreadable(&build);
-    let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let patch = match &options.keep_session {
+    let check_interrupt = || signals.check_interrupt();
+    let filling = options.sandbox.filling(&build, &check_interrupt);
+    let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
+    let mut patch = match &options.keep_session {
         Some(_) => None,
         None => options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?,
     };
     let plan = plan_in(scratch.directories())?;
-    options.sandbox.tell(&build, &copied, &plan);
+    options.sandbox.tell(&build, &filled, &plan);
     if interactive.is_some() {
         show_header(&build, log.as_ref(), options.keep_session.as_ref());
     }
@@ -116,8 +118,18 @@ pub fn run(options: &Options) -> Result<u8> {
             scratch.stay();
             (sandbox, Some(held))
         }
-        (None, Some(groundwork)) => (groundwork?.build(&plan)?, None),
-        (None, None) => (sandbox::start(&plan)?, None),
+        (None, groundwork) => {
+            match groundwork.map_or_else(|| sandbox::start(&plan), |groundwork| groundwork?.build(&plan)) {
+                Ok(sandbox) => (sandbox, None),
+                Err(error) => {
+                    filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
+                    if let Some(patch) = &mut patch {
+                        patch.look_again(&scratch)?;
+                    }
+                    (sandbox::start(&plan_in(scratch.directories())?)?, None)
+                }
+            }
+        }
     };
     let status = session::wait(&mut sandbox, &signals, terminal);
     tell_usage(&sandbox);

@@ -1,5 +1,6 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod build_dir;
 mod enter;
 mod header;
 mod interactive;
@@ -29,7 +30,7 @@ nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
        nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
 
 const AFTER_HELP: &str = "\
-The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
+The kept directory itself is not changed, but with --build-dir-mode=in-place: the sandbox works on a copy or overlay, which goes with it.
 Exit status: the command's own; 128+n if the signal n ended it; 125 if no sandbox could be made.";
 
 const AFTER_LONG_HELP: &str = "\
@@ -45,7 +46,8 @@ Examples:
 
 Options stand before BUILD_DIR; all that follows COMMAND belongs to it. A directory that is called as a
 command of this program is written ./NAME.
-TMPDIR says where the copy is made [default: /tmp]. The kept directory itself is never changed.
+TMPDIR says where the copy or overlay is made [default: /tmp]. The kept directory itself is not changed, but with
+--build-dir-mode=in-place.
 Exit status: the command's own; 126 or 127 if it could not be executed or found; 128+n if the
 signal n ended it; 125 if no sandbox could be made, with one sentence that says why.";
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::build_dir::Filled;
 use super::interactive::{Interactive, is_at_terminal};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{say, say_error};
@@ -15,9 +16,9 @@ use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
 use crate::failed_log::FailedLog;
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
-use crate::plan::{BUILD, Plan};
+use crate::plan::Plan;
 use crate::sandbox;
-use crate::scratch::{CopySummary, Scratch};
+use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
 use crate::shell_script::{self, Phases};
 use crate::start_of_phase::{directory_of, outputs_at_start};
@@ -90,13 +91,21 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut scratch =
         Scratch::create(&Scratch::default_parent(), build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
     scratch.keep_outputs();
-    let unreadable = options.sandbox.unreadable(&build);
-    let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
+    let check_interrupt = || signals.check_interrupt();
+    let filling = options.sandbox.filling(&build, &check_interrupt);
+    let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
     let command = command(&build, &task)?;
-    let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
-    options.sandbox.tell(&build, &copied, &plan);
+    let plan_in = |scratch: &Scratch| Plan::new(&build, &settings, &caller, scratch.directories(), &command);
+    let plan = plan_in(&scratch)?;
+    options.sandbox.tell(&build, &filled, &plan);
     // It reads nothing, so it wants no terminal of its own.
-    let status = carry_out(plan, &signals, None, &options.sandbox)?;
+    let status = match carry_out(plan, &signals, None, &options.sandbox) {
+        Err(error) => {
+            filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
+            carry_out(plan_in(&scratch)?, &signals, None, &options.sandbox)?
+        }
+        status => status?,
+    };
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
@@ -242,7 +251,7 @@ fn open_shell(
     caller: &Caller,
     signals: &Signals,
 ) -> Result<()> {
-    let copy = scratch.directories().scratch.join(BUILD);
+    let copy = scratch.prepare_again(build.kept.as_ref(), caller)?;
     let derivation = build.derivation.as_ref().map(|derivation| derivation.path.clone());
     let wishes = Wishes { derivation, like: Some(build.kind), ..options.sandbox.wishes() };
     let mut left = FailedBuild::open(&copy, &wishes, settings)?;
@@ -255,14 +264,14 @@ fn open_shell(
     if !is_at_terminal() {
         let no_command: [&Path; 0] = [];
         let plan = Plan::new(&left, settings, caller, directories, &no_command)?;
-        options.sandbox.tell(&left, &CopySummary::default(), &plan);
+        options.sandbox.tell(&left, &Filled::default(), &plan);
         return carry_out(plan, signals, Terminal::of_caller(), &options.sandbox).map(drop);
     }
     // The log is not of what has failed now.
     let mut interactive = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), None)?;
     interactive.fill(scratch, &left, caller)?;
     let plan = Plan::for_session(&left, settings, caller, directories, &interactive.session)?;
-    options.sandbox.tell(&left, &CopySummary::default(), &plan);
+    options.sandbox.tell(&left, &Filled::default(), &plan);
     carry_out(plan, signals, Terminal::of_caller(), &options.sandbox)?;
     interactive.keep_history(scratch, caller);
     Ok(())

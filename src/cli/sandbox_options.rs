@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::build_dir::Filled;
 use super::say::{say, say_error};
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::{Namespaces, Plan};
 use crate::sandbox::Sandbox;
-use crate::scratch::{CopySummary, Unreadable};
+use crate::scratch::{BuildDirMode, CopySummary, Made, Unreadable};
 
 /// What the caller knows better than what can be found out, and how much of it all is said.
 #[derive(Clone, Debug, Args)]
@@ -19,6 +20,17 @@ pub struct SandboxOptions {
     /// Go on without the files of the kept directory that you may not read
     #[arg(long)]
     pub ignore_unreadable: bool,
+
+    /// How the build directory becomes writable: by a copy, one that shares its blocks, an overlay, or not at all, so that the kept
+    /// directory itself is changed
+    #[arg(
+        long,
+        value_name = "auto|copy|reflink|overlay|in-place",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub build_dir_mode: BuildDirMode,
 
     /// The derivation that was built, where it cannot be found out
     #[arg(long, value_name = "DRV")]
@@ -95,7 +107,7 @@ impl SandboxOptions {
     }
 
     /// Says what was found out and copied and what comes next, as far as the caller wants or has to know it.
-    pub fn tell(&self, build: &FailedBuild, copied: &CopySummary, plan: &Plan) {
+    pub fn tell(&self, build: &FailedBuild, filled: &Filled, plan: &Plan) {
         let directory = build.name().display();
         let build_top = build.kept.as_ref().and_then(KeptBuild::build_top);
         if let Some(top) = build_top.filter(|top| *top != build.build_directory) {
@@ -104,7 +116,8 @@ impl SandboxOptions {
         }
         build.notes.iter().for_each(say);
         build.additions.sentence().iter().for_each(say);
-        let CopySummary { entries, bytes, left_out } = copied;
+        filled.tell(build);
+        let CopySummary { entries, bytes, left_out } = &filled.copied;
         if *left_out > 0 {
             let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };
             say(format_args!(
@@ -115,7 +128,9 @@ impl SandboxOptions {
             if let Some(derivation) = &build.derivation {
                 say(format_args!("the derivation is {}", derivation.path.display()));
             }
-            say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
+            if let Made::Copy | Made::SharedCopy = filled.made {
+                say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
+            }
             plan.to_string().lines().for_each(say);
         }
     }
