@@ -10,17 +10,12 @@ use super::say::say;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::sandbox::NoOverlay;
-use crate::scratch::{CheckInterrupt, CopySummary, Filling, Made, Scratch};
+use crate::scratch::{CheckInterrupt, CopySummary, Filling, Made, Progress, Scratch};
 
 impl SandboxOptions {
     /// How the scratch directory of `build` is to be filled.
     pub fn filling<'a>(&self, build: &FailedBuild, check_interrupt: CheckInterrupt<'a>) -> Filling<'a> {
-        Filling {
-            mode: self.build_dir_mode,
-            unreadable: self.unreadable(build),
-            check_interrupt,
-            progress: Some(&show_progress),
-        }
+        Filling { mode: self.build_dir_mode, unreadable: self.unreadable(build), check_interrupt, progress: Some(&Bar) }
     }
 }
 
@@ -77,13 +72,18 @@ impl Filled {
     }
 }
 
-/// Shows, on a terminal, how many of so many entries were copied. It is gone when that is done.
-fn show_progress(entries: u64) -> Box<dyn Fn(u64)> {
-    if !stderr().is_terminal() {
-        return Box::new(|_| {});
+/// Shows on a terminal how much was copied. It is gone when that is done.
+struct Bar;
+
+impl Progress for Bar {
+    fn is_wanted(&self) -> bool {
+        stderr().is_terminal()
     }
-    let style = ProgressStyle::with_template("copying {human_pos} of {human_len} files {wide_bar} {eta}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(entries).with_style(style).with_finish(ProgressFinish::AndClear);
-    Box::new(move |copied| bar.set_position(copied))
+
+    fn begin(&self, entries: u64) -> Box<dyn Fn(u64)> {
+        let style = ProgressStyle::with_template("copying {human_pos} of {human_len} files {wide_bar} {eta}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(entries).with_style(style).with_finish(ProgressFinish::AndClear);
+        Box::new(move |copied| bar.set_position(copied))
+    }
 }

@@ -19,7 +19,7 @@ use crate::kept_session::{self, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
-use crate::scratch::Scratch;
+use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 
 /// Which build to enter, and what to run there.
@@ -82,12 +82,17 @@ pub fn run(options: &Options) -> Result<u8> {
         anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
     };
     if options.dry_run {
-        let directories = match &options.keep_session {
+        let mut directories = match &options.keep_session {
             Some(name) => kept_session::example_directories(&caller, name)?,
             None => Scratch::example_directories(&scratch_parent),
         };
+        let (mode, kept) = (options.sandbox.build_dir_mode, build.kept.as_ref());
+        let (made, mount) = Scratch::expected_build(mode, kept, &caller)?;
+        if options.keep_session.is_none() {
+            directories.build = mount;
+        }
         let plan = plan_in(&directories)?;
-        print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
+        print_dry_run(&build, made, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
     let kept_directory = build.kept.as_ref().map(|kept| kept.directory.as_path());
@@ -148,12 +153,21 @@ pub fn run(options: &Options) -> Result<u8> {
     status
 }
 
-/// Prints what would be done: what is copied, then the plan.
-fn print_dry_run(build: &FailedBuild, plan: &Plan, scratch: &Path) -> io::Result<()> {
+/// Prints what would be done: what the build directory is made of, then the plan.
+fn print_dry_run(build: &FailedBuild, made: Made, plan: &Plan, scratch: &Path) -> io::Result<()> {
     let copy = scratch.join(BUILD);
+    let copy = copy.display();
     let text = match &build.kept {
-        Some(kept) => format!("copy {} to {}\n{plan}", kept.directory.display(), copy.display()),
-        None => format!("make the empty directory {}\n{plan}", copy.display()),
+        Some(kept) => {
+            let kept = kept.directory.display();
+            match made {
+                Made::Copy => format!("copy {kept} to {copy}\n{plan}"),
+                Made::SharedCopy => format!("copy {kept} to {copy}, with shared blocks\n{plan}"),
+                Made::Overlay { .. } => format!("lay the empty directory {copy} over {kept}\n{plan}"),
+                Made::InPlace => format!("change {kept} itself\n{plan}"),
+            }
+        }
+        None => format!("make the empty directory {copy}\n{plan}"),
     };
     let lines: String = text.lines().map(|line| printable(line) + "\n").collect();
     print(&lines)

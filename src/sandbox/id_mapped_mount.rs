@@ -26,7 +26,7 @@ impl IdMappedMount {
     ///
     /// # Errors
     /// Where the file system cannot, the kernel is older than Linux 5.12, or we are no real root.
-    pub(crate) fn of(directory: &OwnedFd, owner: (u32, u32), caller: &Caller, writable: bool) -> Result<Self> {
+    pub fn of(directory: &OwnedFd, owner: (u32, u32), caller: &Caller, writable: bool) -> Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let mount = open_tree(directory, c"", flags).context("it cannot be mounted once more")?;
         let maps = IdMaps {

@@ -1,11 +1,14 @@
 //! How the build directory becomes writable: the strategies, and which of them is possible here.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
-use rustix::fs::{AtFlags, Dir};
-use rustix::fs::{FileType, FsWord, Mode, OFlags, Stat, fstat, fstatfs, ioctl_ficlone, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FsWord, Mode, OFlags, Stat, XattrFlags, fremovexattr, fsetxattr, fstat, fstatfs,
+    ioctl_ficlone, openat, unlinkat,
+};
 use rustix::process::geteuid;
 
 use super::copy::Line;
@@ -87,6 +90,7 @@ fn owner_in_words(status: &Stat, caller: &Caller) -> String {
 /// # Errors
 /// Why not, in words that go on after «cannot … DIR:».
 pub(super) fn check_upper(scratch: &OwnedFd) -> Result<()> {
+    const TRIAL: &CStr = c"user.overlay.trial";
     /// File systems that are known not to do.
     const UNFIT: [(FsWord, &str); 6] = [
         (0x794c_7630, "an overlay itself"),
@@ -101,7 +105,12 @@ pub(super) fn check_upper(scratch: &OwnedFd) -> Result<()> {
         Some((_, name)) => {
             bail!("the directory for temporary files is on {name}, which cannot take the changes; TMPDIR names another")
         }
-        None => Ok(()),
+        None => {
+            // The kernel would do without, and fail later.
+            fsetxattr(scratch, TRIAL, b"y", XattrFlags::empty()).and_then(|()| fremovexattr(scratch, TRIAL)).context(
+                "the file system of the directory for temporary files keeps no attributes; TMPDIR names another",
+            )
+        }
     }
 }
 

@@ -67,12 +67,17 @@ pub struct Filling<'a> {
     pub unreadable: Unreadable,
     /// Whether the user wants to stop.
     pub check_interrupt: CheckInterrupt<'a>,
-    /// Makes, for so many entries, what shows how many were copied. Called only where that takes time.
-    pub progress: Option<&'a BeginProgress>,
+    /// Shows how far a copy is that takes time.
+    pub progress: Option<&'a dyn Progress>,
 }
 
-/// Begins to show the progress of a copy of so many entries; what it returns is told how many are done.
-pub type BeginProgress = dyn Fn(u64) -> Box<dyn Fn(u64)>;
+/// Whom the progress of a copy is told.
+pub trait Progress {
+    /// Whether anybody looks.
+    fn is_wanted(&self) -> bool;
+    /// Begins to show it for so many entries; what is returned is told how many are done.
+    fn begin(&self, entries: u64) -> Box<dyn Fn(u64)>;
+}
 
 impl<'a> Filling<'a> {
     /// Whatever mode is best, and every file has to be readable.

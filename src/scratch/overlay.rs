@@ -119,10 +119,10 @@ impl Scratch {
 
     /// Copies all of `kept`, with a word about the progress.
     fn copy_all(&self, kept: &KeptBuild, caller: &Caller, filling: &Filling<'_>) -> Result<CopySummary> {
-        let progress = filling.progress.and_then(|begin| {
+        let progress = filling.progress.filter(|progress| progress.is_wanted()).and_then(|progress| {
             let entries = copy::count(&kept.handle);
             // Nobody has to be told of what is done before he could read it.
-            (entries > SMALL.entries as u64).then(|| begin(entries))
+            (entries > SMALL.entries as u64).then(|| progress.begin(entries))
         });
         self.copy(kept, None, caller, filling, progress.as_deref()).map_err(|failure| self.cannot_copy(failure))
     }
@@ -178,6 +178,36 @@ impl Scratch {
     fn make_overlay_work(&self) -> Result<()> {
         self.remove_own(OVERLAY_WORK)?;
         mkdirat(&self.handle, OVERLAY_WORK, Mode::RWXU).map_err(|errno| self.no_room_or(errno, "make a directory"))
+    }
+
+    /// What [`fill`](Self::fill) would make of `kept`, as far as it can be told without a scratch directory, and how a plan mounts that:
+    /// for `--dry-run`.
+    ///
+    /// # Errors
+    /// As of [`fill`](Self::fill).
+    pub fn expected_build(mode: BuildDirMode, kept: Option<&KeptBuild>, caller: &Caller) -> Result<(Made, BuildMount)> {
+        let copied = Ok((Made::Copy, BuildMount::Copy));
+        let Some(kept) = kept else { return copied };
+        let overlay = |unasked| {
+            let (lower, _) = kept_mount(kept, caller, false)?;
+            anyhow::Ok((Made::Overlay { unasked }, BuildMount::Overlay { lower }))
+        };
+        match mode {
+            BuildDirMode::Copy => copied,
+            BuildDirMode::Reflink => Ok((Made::SharedCopy, BuildMount::Copy)),
+            BuildDirMode::Auto => match Listing::of_small_tree(&kept.handle, SMALL) {
+                Ok(None) => overlay(true).or(copied),
+                _ => copied,
+            },
+            BuildDirMode::Overlay => {
+                overlay(false).with_context(|| format!("cannot make an overlay of {}", kept.directory.display()))
+            }
+            BuildDirMode::InPlace => {
+                let (mount, _) = kept_mount(kept, caller, true)
+                    .with_context(|| format!("cannot work in {} itself", kept.directory.display()))?;
+                Ok((Made::InPlace, BuildMount::InPlace(mount)))
+            }
+        }
     }
 
     /// Makes the build directory ready for another sandbox after the first, and tells where what is at its top can be read. An overlay's

@@ -7,12 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, openat};
 use rustix::io::Result;
 
-use crate::descriptor_limit::DescriptorLimit;
 use crate::quiet_open::open_quietly;
 
 /// Room for some thousand names at once.
 const BUFFER: usize = 32 << 10;
-/// Directories that are held open at once.
+/// Directories that are held open at once: with what else is open, fewer than any usual limit allows.
 const MOST_DIRECTORIES: usize = 250;
 /// Levels of directories; what is nested more deeply counts as large.
 const DEEPEST: usize = 50;
@@ -59,7 +58,6 @@ impl Listing {
     /// The whole tree below `directory`; nothing where it has more entries than `line` allows. What cannot be listed is left to who
     /// copies it.
     pub fn of_small_tree(directory: &OwnedFd, line: Line) -> Result<Option<Self>> {
-        let _limit = DescriptorLimit::raise();
         let mut survey = Survey { left: line.entries, directories: MOST_DIRECTORIES, names: NameBuffer::default() };
         let mut top = Self::begin(directory)?;
         Ok(survey.list(&mut top, DEEPEST)?.map(|()| top))
