@@ -50,10 +50,11 @@ impl Filled {
         caller: &Caller,
         filling: &Filling<'_>,
     ) -> Result<()> {
-        let kept = build.kept.as_ref().filter(|_| self.made == Made::Overlay { unasked: true });
-        let Some(kept) = kept.filter(|_| error.is::<NoOverlay>()) else { return Err(error) };
+        if self.made != (Made::Overlay { unasked: true }) || !error.is::<NoOverlay>() {
+            return Err(error);
+        }
         say("the kernel makes no overlay of it here, so it is copied");
-        self.copied = scratch.copy_instead(kept, caller, filling)?;
+        self.copied = scratch.copy_instead(build, caller, filling)?;
         self.made = Made::Copy;
         Ok(())
     }

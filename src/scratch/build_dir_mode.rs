@@ -120,10 +120,7 @@ pub(super) fn check_upper(scratch: &OwnedFd) -> Result<()> {
 /// Why not.
 pub(super) fn check_reflink(kept: &KeptBuild, scratch: &OwnedFd) -> Result<()> {
     const TRIAL: &str = "reflink";
-    let Some(file) = first_file(&kept.handle, 8) else {
-        // Where there is nothing to share everything is.
-        return Ok(());
-    };
+    let file = first_file(&kept.handle, 8, &mut { MOST_TRIED }).context("no file was found to try it with")?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let trial =
         openat(scratch, TRIAL, flags, Mode::RUSR | Mode::WUSR).context("cannot write to the scratch directory")?;
@@ -132,10 +129,14 @@ pub(super) fn check_reflink(kept: &KeptBuild, scratch: &OwnedFd) -> Result<()> {
     shared.map_err(|errno| anyhow!("{errno}"))
 }
 
-/// The first file that is not empty and may be read, in the order of the directories.
-fn first_file(directory: &OwnedFd, levels: usize) -> Option<OwnedFd> {
+/// Entries that are looked at, at most, to find a file to try something with.
+const MOST_TRIED: usize = 100;
+
+/// The first file that is not empty and may be read, in the order of the directories; nothing after `tries` entries.
+fn first_file(directory: &OwnedFd, levels: usize, tries: &mut usize) -> Option<OwnedFd> {
     let mut below = Vec::new();
     for entry in Dir::read_from(directory).ok()?.flatten() {
+        *tries = tries.checked_sub(1)?;
         let name = entry.file_name();
         match entry.file_type() {
             FileType::RegularFile => {
@@ -153,6 +154,6 @@ fn first_file(directory: &OwnedFd, levels: usize) -> Option<OwnedFd> {
     }
     below.iter().filter(|_| levels > 1).find_map(|name| {
         let directory = open_quietly(directory, name.as_c_str(), OFlags::DIRECTORY | OFlags::NOFOLLOW).ok()?;
-        first_file(&directory, levels - 1)
+        first_file(&directory, levels - 1, tries)
     })
 }

@@ -11,6 +11,7 @@ use super::copy::{self, CopySummary, Failure, How, Listing, Source};
 use super::remove::remove_entry;
 use super::{BuildDirMode, Filling, Made, Purpose, Scratch, Unreadable};
 use crate::caller::Caller;
+use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::plan::{BUILD, BuildMount, KeptMount, OVERLAY_LOWER, OVERLAY_WORK};
 
@@ -94,7 +95,8 @@ impl Scratch {
     ///
     /// # Errors
     /// As of [`fill`](Self::fill).
-    pub fn copy_instead(&mut self, kept: &KeptBuild, caller: &Caller, filling: &Filling<'_>) -> Result<CopySummary> {
+    pub fn copy_instead(&mut self, build: &FailedBuild, caller: &Caller, filling: &Filling<'_>) -> Result<CopySummary> {
+        let Some(kept) = &build.kept else { return Ok(CopySummary::default()) };
         self.take_back(caller)?;
         self.directories.build = BuildMount::Copy;
         self.kept_mount = None;
@@ -103,6 +105,7 @@ impl Scratch {
         }
         self.empty_build()?;
         let copied = self.copy_all(kept, caller, filling)?;
+        self.add_build_files(build, caller)?;
         self.hand_over(caller)?;
         Ok(copied)
     }
