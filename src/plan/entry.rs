@@ -23,7 +23,7 @@ const CALL_OR_BECOME_COMMAND: &str = r#"; if [ "$(type -t -- "$1")" = function ]
 const FORGET_LEVEL: &str = "unset SHLVL";
 
 /// What the bash of a session reads when it starts.
-const SESSION: &str = include_str!("scripts/session.sh");
+const SESSION: &str = concat!(include_str!("scripts/session.sh"), include_str!("scripts/session-resume.sh"));
 /// The same for other shells, which can do less.
 const SESSION_OF_OTHER_SHELLS: &str = include_str!("scripts/session-of-other-shells.sh");
 
