@@ -262,12 +262,12 @@ def test_a_shell_opens_on_what_a_failed_phase_has_left(root, kind):
     assert result.returncode == 0, result
 
 
-@pytest.mark.parametrize(("package", "options", "phase", "where"), [
-    ("failing.plain.checkPhase", ["--from", "buildPhase"], "checkPhase", "/build/source"),
-    ("failing.plain.buildPhase", ["--from", "unpackPhase"], "buildPhase", "/build/source"),
-    ("greeting", ["patchPhase"], "checkPhase", "/build/greeting"),
+@pytest.mark.parametrize(("package", "options", "phase"), [
+    ("failing.plain.checkPhase", ["--from", "buildPhase"], "checkPhase"),
+    ("failing.plain.buildPhase", ["--from", "unpackPhase"], "buildPhase"),
+    ("greeting", ["patchPhase"], "checkPhase"),
 ])  # fmt: skip
-def test_the_shell_knows_which_phase_failed_in_that_run(root, package, options, phase, where):
+def test_the_shell_knows_which_phase_failed_in_that_run(root, package, options, phase):
     kept = root.kept(package)
     with Terminal(root, *argv(root, "resume", "--shell-on-failure", build_dir=kept), *options) as terminal:
         status = 2 if package == "greeting" else 3
@@ -294,7 +294,7 @@ def test_a_resumed_build_can_be_kept(caller):
     assert "kept as the session fix" in result.stderr
     script = "patchShebangs greeting/tests > /dev/null; cd greeting; runPhase checkPhase"
     result = caller.run(
-        caller.program, "sessions", "enter", "fix", "bash", "-c", f"source $stdenv/setup; {script}", env=env
+        caller.program, "sessions", "enter", "fix", "bash", "-c", f"source $stdenv/setup; foundMakefile=1; {script}", env=env
     )
     assert result.returncode == 0 and "polite: Hello, Ada!" in result.stdout, result
     with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *argv(caller, "resume", "--shell-on-failure", "--keep-session", "two")) as terminal:
