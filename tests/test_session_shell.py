@@ -205,7 +205,9 @@ def test_a_phase_by_hand_ends_where_the_build_would_and_with_its_status(caller):
         terminal.type("runPhase checkPhase\n")
         assert "goes on" not in terminal.wait_for("(?s)(.*)checkPhase failed with status 1")[1]
         terminal.wait_for(PROMPT.format("greeting:checkPhase", "/build/greeting/tests"))
-        assert answer(terminal, "echo $? $kept; shopt -po errexit pipefail errtrace functrace | grep -c +o; trap") == "1 of the phase\n4\n"
+        terminal.type("echo status=$? $kept\n")
+        terminal.wait_for("\nstatus=1 of the phase\r\n")
+        assert answer(terminal, "shopt -po errexit pipefail errtrace functrace | grep -c +o; trap") == "4\n"
         # A strict phase ends itself and not the shell, and ^C leaves nothing behind.
         answer(terminal, "checkPhase() { set -eu; (exit 4); echo goes on; }; runPhase checkPhase 2> /dev/null; echo $?")
         terminal.type("checkPhase() { bash -c 'echo ru''ns; exec sleep 1000'; }; runPhase checkPhase\n")
