@@ -106,7 +106,7 @@ let
   '';
 
   # With structured attributes there is no $stdenv before .attrs.sh was read.
-  builder = builtins.toFile "builder.sh" ''
+  builder = builtins.toFile "default-builder.sh" ''
     if [ -e .attrs.sh ]; then source .attrs.sh; fi
     source "$stdenv/setup"
     genericBuild

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::header::show_header;
-use super::interactive::{Interactive, is_at_terminal, read_log};
+use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{print, printable, say, say_error};
@@ -66,7 +66,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut interactive = None;
     if options.command.is_empty() && is_at_terminal() {
         log = read_log(&build);
-        interactive = Some(Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), log.as_ref())?);
+        let failure = Failure::told_by(log.as_ref());
+        let mut prepared = Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), &failure)?;
+        prepared.note_outputs(&build, build.store.physical_directory());
+        interactive = Some(prepared);
     } else {
         options.sandbox.refuse_shell()?;
     }

@@ -25,7 +25,7 @@ const NAME: &str = "nix-build-shell";
 const USAGE: &str = "\
 nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
        nix-build-shell phases BUILD_DIR
-       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
+       nix-build-shell resume [OPTIONS] BUILD_DIR [[--from] PHASE | --only PHASE]
        nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
 
 const AFTER_HELP: &str = "\

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::header::show_header;
-use super::interactive::{Interactive, is_at_terminal, read_log};
+use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::sandbox_options::tell_usage;
 use super::say::{print, printable, say, say_error};
 use crate::caller::Caller;
@@ -111,10 +111,12 @@ impl Enter {
         let mut interactive = None;
         if self.is_interactive() {
             log = read_log(&build);
-            interactive = Some(Interactive::prepare(&mut build, None, log.as_ref())?);
+            interactive = Some(Interactive::prepare(&mut build, None, &Failure::told_by(log.as_ref()))?);
         }
+        let store = idle.store_of_last_phase(&build);
         idle.take_over_outputs(&mut build, caller)?;
         if let Some(interactive) = &mut interactive {
+            interactive.note_outputs(&build, &store);
             interactive.fill(&idle.scratch, &build, caller)?;
         }
         let shell = interactive.as_ref().map(|interactive| &interactive.session);

@@ -11,6 +11,7 @@ mod record;
 mod running;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -274,6 +275,18 @@ impl Idle {
             *partial_outputs = caller.with_own_rights(|| self.scratch.take_over_outputs(inputs))??;
         }
         Ok(())
+    }
+
+    /// The directory in which the times of the outputs tell what the last phase made: the session's own where a phase was run in it,
+    /// else the store that the build had left them in.
+    pub fn store_of_last_phase(&self, build: &FailedBuild) -> PathBuf {
+        let env_vars = self.scratch.path().join(BUILD).join("env-vars");
+        let written = env_vars.symlink_metadata().map_or(0, |status| status.mtime());
+        if u64::try_from(written).is_ok_and(|written| written >= self.description.created) {
+            self.scratch.outputs()
+        } else {
+            build.store.physical_directory().to_owned()
+        }
     }
 
     /// A sandbox of it is about to run, and can be joined then.

@@ -7,6 +7,7 @@ mod copy;
 mod file_copy;
 mod kept;
 mod outputs;
+mod phase_note;
 mod remove;
 mod session_state;
 
@@ -27,6 +28,7 @@ use rustix::path::Arg;
 use rustix::process::geteuid;
 
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
+pub use self::phase_note::PHASE_NOTE;
 pub(crate) use self::remove::open_with_all_permissions;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};

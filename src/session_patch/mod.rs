@@ -23,8 +23,9 @@ use anyhow::{Result, bail};
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
 use self::format::{FileChange, Version};
-use self::ignored::Ignored;
+use self::ignored::{Ignored, parent_of};
 use self::origin::{FromSource, Origin};
+use self::products::is_machine_code;
 use self::renames::pair_renames;
 use self::rule::{Rule, Verdict, touched};
 use self::summary::Summary;
@@ -122,6 +123,14 @@ impl<'a> SessionPatch<'a> {
             let Some(change) = self.change(origin, path, old, new)? else {
                 continue;
             };
+            let verdict = match (verdict, &change, new) {
+                (Verdict::Older, FileChange::Added(version), Some(entry))
+                    if self.came_from_source(&rule, version, entry)? =>
+                {
+                    Verdict::Source
+                }
+                _ => verdict,
+            };
             if verdict == Verdict::Source && old.is_some_and(|old| was_patched(origin, path, old, &change)) {
                 summary.patched_before.push(path.into());
             }
@@ -172,6 +181,34 @@ impl<'a> SessionPatch<'a> {
         })
     }
 
+    /// Whether what is new in the source, and older than the session, is a file of the source all the same, under another name: it was
+    /// moved, and something else may be in its old place, or it was copied with its time. What was unpacked once more, in a directory
+    /// of its own, is none.
+    fn came_from_source(&self, rule: &Rule<'_>, new: &Version, entry: &Entry) -> Result<bool> {
+        if !rule.origin.contains(&new.path) {
+            return Ok(false);
+        }
+        let is_in_old_directory = self.before.get(parent_of(&new.path)).is_some();
+        for (path, before) in self.before.iter() {
+            if before.kind != entry.kind || rule.judge(path, Some(before), Some(before)) != Verdict::Source {
+                continue;
+            }
+            if before.inode == entry.inode {
+                return Ok(true);
+            }
+            let is_still_there = || rule.after.get(path).is_some_and(|after| after.kind == before.kind);
+            // Empty files are alike and yet nothing to do with each other.
+            if before.size == entry.size
+                && entry.size > 0
+                && (is_in_old_directory || !is_still_there())
+                && self.original(path, before)?.bytes == new.content
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The file `path` as the session found it: the kept directory still has it.
     fn original(&self, path: &[u8], before: &Entry) -> Result<Content> {
         let content = Content::read(&self.kept.handle, path, Access::Quietly)?;
@@ -201,8 +238,8 @@ fn is_for_a_patch(change: &FileChange, older: &[&[u8]], summary: &mut Summary) -
             summary.leave_out(&new.path, Verdict::Older);
             false
         }
-        // What compilers make has no name of its own.
-        FileChange::Added(new) if !new.is_text() => {
+        // What compilers make has no name of its own, but looks like nothing that a person writes.
+        FileChange::Added(new) if is_machine_code(&new.content) => {
             summary.leave_out(&new.path, Verdict::Product);
             false
         }
