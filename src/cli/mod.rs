@@ -1,10 +1,13 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod build;
 mod enter;
 mod header;
 mod interactive;
+mod list;
 mod patch_options;
 mod phases;
+mod remove;
 mod resume;
 mod sandbox_options;
 mod say;
@@ -26,6 +29,9 @@ const USAGE: &str = "\
 nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
        nix-build-shell phases BUILD_DIR
        nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
+       nix-build-shell build [-c LINE] [OPTIONS] -- COMMAND [ARG]...
+       nix-build-shell list [--json]
+       nix-build-shell remove [--yes] BUILD_DIR...
        nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
 
 const AFTER_HELP: &str = "\
@@ -73,6 +79,12 @@ pub enum Subcommand {
     Phases(phases::Options),
     /// Run the phase that failed, and all after it
     Resume(resume::Options),
+    /// Run a command that builds with Nix, and open the sandbox of what failed
+    Build(build::Options),
+    /// List the build directories that Nix has kept
+    List(list::Options),
+    /// Remove build directories that Nix has kept
+    Remove(remove::Options),
     /// List the sessions that --keep-session has kept, enter one again, or remove it
     Sessions(sessions::Options),
 }
@@ -129,6 +141,9 @@ impl Invocation {
             Self::Enter(options) => enter::run(options),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
             Self::Other(Subcommand::Resume(options)) => resume::run(options),
+            Self::Other(Subcommand::Build(options)) => build::run(options),
+            Self::Other(Subcommand::List(options)) => list::run(options),
+            Self::Other(Subcommand::Remove(options)) => remove::run(options),
             Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
         }
     }
