@@ -1,5 +1,6 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod ask;
 mod build;
 mod enter;
 mod header;
@@ -12,6 +13,7 @@ mod resume;
 mod sandbox_options;
 mod say;
 mod sessions;
+mod table;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
