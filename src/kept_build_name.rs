@@ -1,5 +1,9 @@
 //! What Nix calls the directories that it builds in, and keeps.
 
+use std::path::Path;
+
+use crate::nix::derivation::derivation_name;
+
 /// The name of a build directory, as Nix has given it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeptBuildName {
@@ -19,6 +23,12 @@ impl KeptBuildName {
         }
         let (process, number) = name.strip_prefix("nix-")?.split_once('-')?;
         (is_number(process) && is_number(number)).then_some(Self::Number)
+    }
+
+    /// What versions that name the derivation call a directory of this one; `None` for what is no derivation.
+    pub fn of_derivation(derivation: &Path) -> Option<Self> {
+        let name = str::from_utf8(derivation_name(derivation)?).ok()?;
+        Some(Self::Derivation(name.to_owned()))
     }
 
     /// The name of the derivation, without `.drv`.

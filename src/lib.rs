@@ -6,6 +6,7 @@
 //! is the same story in the program's own words.
 
 pub mod additions;
+pub mod build_command;
 pub mod build_progress;
 pub mod build_shell;
 pub mod caller;

@@ -14,6 +14,7 @@ mod sandbox_options;
 mod say;
 mod sessions;
 mod table;
+mod which_build;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -179,6 +180,11 @@ pub fn show_usage(usage: &clap::Error) -> bool {
         ErrorKind::MissingRequiredArgument if text.contains("<NAME>") => {
             say("which session? «nix-build-shell sessions» lists those that there are");
         }
+        ErrorKind::MissingRequiredArgument if text.contains("COMMAND [ARG]") => {
+            say(format_args!(
+                "build what? Give a command that builds, as in «nix-build-shell build -- nix-build»; {SEE_HELP}"
+            ));
+        }
         ErrorKind::MissingRequiredArgument => {
             say(format_args!("which directory? {WHICH}; {SEE_HELP}"));
         }
@@ -195,7 +201,8 @@ mod tests {
         let arguments = std::iter::once(NAME).chain(arguments.split_whitespace());
         match Invocation::from_arguments(arguments) {
             Ok(Invocation::Enter(options)) => {
-                Ok(format!("enter {} {:?}", options.build_dir.display(), options.command))
+                let build_dir = options.build_dir.unwrap_or_else(|| "the newest".into());
+                Ok(format!("enter {} {:?}", build_dir.display(), options.command))
             }
             Ok(Invocation::Other(other)) => Ok(format!("{other:?}").to_lowercase()),
             Err(error) => Err(error.to_string()),
@@ -215,12 +222,14 @@ mod tests {
         assert_eq!(invocation("./phases").unwrap(), "enter ./phases []");
         assert_eq!(invocation("-v dir phases").unwrap(), r#"enter dir ["phases"]"#);
         assert_eq!(invocation("help").unwrap(), "enter help []");
-        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: \"dir\""));
+        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: some(\"dir\""));
     }
 
     #[test]
     fn what_is_missing_or_too_much_is_an_error() {
-        for arguments in ["", "-v", "phases", "phases dir more", "phases --network dir", "dir --nonsense"] {
+        for arguments in
+            ["build", "build -c x", "remove", "list x", "phases dir more", "phases --network dir", "dir --nonsense"]
+        {
             assert!(invocation(arguments).is_err(), "{arguments}");
         }
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::process::geteuid;
 
-pub use self::description::Description;
+pub use self::description::{Description, open};
 pub use self::removal::Removable;
 use crate::caller::Caller;
 use crate::kept_build_name::KeptBuildName;

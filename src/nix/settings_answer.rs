@@ -48,6 +48,8 @@ pub fn read_answer(text: &[u8]) -> Result<Settings> {
             .read("system-features", default.system_features, |value| Some(words(value)?.into_iter().collect())),
         build_users_group: answer.read("build-users-group", default.build_users_group, string),
         cores: answer.read("cores", default.cores, number),
+        builders: answer.read("builders", default.builders, string),
+        max_jobs: answer.read("max-jobs", default.max_jobs, |value| Some(number(value))),
         build_dir: answer.read("build-dir", default.build_dir, optional_place),
         ssl_cert_file: answer.read("ssl-cert-file", default.ssl_cert_file, optional_place),
         store: answer.read("store", default.store, store_url),
