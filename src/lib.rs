@@ -28,6 +28,7 @@ mod owner;
 pub mod phases;
 pub mod plan;
 mod quiet_open;
+mod record;
 pub mod sandbox;
 pub mod scratch;
 pub mod session;

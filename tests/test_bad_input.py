@@ -448,9 +448,7 @@ def test_a_device_in_the_kept_directory_is_named(root):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "which directory?"),
-        (["--verbose"], "which directory?"),
-        (["--dry-run"], "which directory?"),
+        (["remove"], "which directory?"),
         (["--no-such-option"], "'--no-such-option'"),
         (["--no-such-option", "DIR"], "'--no-such-option'"),
         (["DIR", "-c", "env"], "-c is no command"),

@@ -244,9 +244,11 @@ def test_what_only_root_may_remove_wants_sudo(user, root):
     assert not copy.exists()
 
 
-def test_what_a_build_has_just_left_can_be_removed(caller):
+def test_what_a_build_has_just_left_is_listed_with_its_status_and_can_be_removed(caller):
     building = Building(caller)
     building.build("fails-early", line="true")
     (name,) = building.kept()
+    build = listed(caller)[name]
+    assert (build["exit_status"], build["name"], build["failed_phase"]) == (1, "fails-early", None)
     result = remove(caller, "--yes", caller.tmpdir / name)
     assert result.returncode == 0 and building.kept() == []

@@ -1,7 +1,6 @@
 //! `nix-build-shell build -- COMMAND`: runs a command that builds with Nix, and opens the sandbox of what failed.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -15,7 +14,7 @@ use super::which_build::Missing;
 use crate::build_command::{self, Failure, KeepFailed, Outcome};
 use crate::caller::Caller;
 use crate::kept_build_name::KeptBuildName;
-use crate::kept_builds::{self, KeptDirectory, Standing, Trust};
+use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures, Trust};
 use crate::nix::Settings;
 use crate::nix::store::Store;
 
@@ -102,9 +101,11 @@ fn build(command: &[OsString], mut entry: enter::Options) -> Result<u8> {
         }
         return Ok(outcome.status);
     }
+    write_down(&kept, &outcome.failures, &caller);
     let Some(chosen) = choose_one(&kept) else { return Ok(outcome.status) };
     if entry.sandbox.derivation.is_none() {
-        entry.sandbox.derivation = derivation_of(chosen, &kept, &outcome.failures).map(Path::to_owned);
+        entry.sandbox.derivation =
+            failure_in(chosen, &kept, &outcome.failures).map(|failure| failure.derivation.clone());
     }
     let status = enter(&entry, &chosen.path)?;
     Ok(if status == 0 { outcome.status } else { status })
@@ -154,13 +155,24 @@ fn told(directory: &KeptDirectory) -> String {
     directory.name.derivation().map_or_else(|| path.to_string(), |name| format!("{name}, in {path}"))
 }
 
-/// The derivation that Nix said has failed in a directory: by its name, else because there are as many of the one as of the other, in
-/// the same order.
-fn derivation_of<'a>(chosen: &KeptDirectory, kept: &[KeptDirectory], failures: &'a [Failure]) -> Option<&'a Path> {
+/// Keeps what Nix said for «list», and for whoever opens a directory later whose name tells nothing. Where that fails, both do with less:
+/// nobody has to know.
+fn write_down(kept: &[KeptDirectory], failures: &[Failure], caller: &Caller) {
+    let mut told = ToldFailures::of(caller);
+    for directory in kept {
+        if let Some(Failure { derivation, status }) = failure_in(directory, kept, failures) {
+            told.add(directory, derivation, *status);
+        }
+    }
+    let _ = told.keep(caller);
+}
+
+/// What Nix said has failed in a directory: by its name, else because there are as many of the one as of the other, in the same order.
+fn failure_in<'a>(chosen: &KeptDirectory, kept: &[KeptDirectory], failures: &'a [Failure]) -> Option<&'a Failure> {
     let names = |failure: &Failure| KeptBuildName::of_derivation(&failure.derivation).as_ref() == Some(&chosen.name);
     let mut of_that_name = failures.iter().filter(|failure| names(failure));
     let by_name = of_that_name.next().filter(|_| of_that_name.next().is_none());
     let place = kept.iter().position(|known| known.is_same(chosen));
     let by_place = place.filter(|_| chosen.name.derivation().is_none() && kept.len() == failures.len());
-    by_name.or_else(|| failures.get(by_place?)).map(|failure| failure.derivation.as_path())
+    by_name.or_else(|| failures.get(by_place?))
 }

@@ -77,7 +77,11 @@ pub fn run(options: &Options) -> Result<u8> {
         fresh: options.fresh,
     };
     match wanted.find()? {
-        Target::Build(path) => enter(options, &path),
+        Target::Build(named) => {
+            let mut options = options.clone();
+            options.sandbox.derivation = options.sandbox.derivation.or(named.derivation);
+            enter(&options, &named.path)
+        }
         Target::Missing(missing) => build::offer(options, &missing),
     }
 }

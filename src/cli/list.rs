@@ -9,7 +9,7 @@ use clap::Args;
 use super::say::{print, printable, say};
 use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
-use crate::kept_builds::{self, Description};
+use crate::kept_builds::{self, Description, ToldFailures};
 use crate::nix::Settings;
 use crate::nix::store::Store;
 
@@ -32,9 +32,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<u8> {
     let settings = Settings::in_force();
     let store = Store::chosen(options.store_root.as_deref())?;
-    let found = kept_builds::find(&settings, &store, &Caller::current());
-    let described: Vec<_> =
-        found.iter().map(|kept| Description::of(kept, &settings, options.store_root.as_deref())).collect();
+    let caller = Caller::current();
+    let told = ToldFailures::of(&caller);
+    let describe = |kept| Description::of(kept, &settings, options.store_root.as_deref(), &told);
+    let described: Vec<_> = kept_builds::find(&settings, &store, &caller).iter().map(describe).collect();
     let cannot_print = "cannot print the list";
     if options.json {
         print(&(serde_json::to_string_pretty(&described)? + "\n")).context(cannot_print)?;

@@ -39,15 +39,15 @@ pub fn run(options: &Options) -> Result<u8> {
         store_root: options.store_root.as_deref(),
         ..Wanted::default()
     };
-    let build_dir = wanted.existing()?;
+    let named = wanted.existing()?;
     let wishes = Wishes {
-        derivation: options.derivation.clone(),
+        derivation: options.derivation.clone().or(named.derivation),
         store_root: options.store_root.clone(),
         // What the build saw of the store has no say in it.
         store: Some(StoreExtent::Full),
         ..Wishes::default()
     };
-    let build = FailedBuild::open(&build_dir, &wishes, &Settings::in_force())?;
+    let build = FailedBuild::open(&named.path, &wishes, &Settings::in_force())?;
     let log = FailedLog::of(&build)?;
     let progress = BuildProgress::of(&build, log.as_ref())?;
     build.notes.iter().chain(&progress.notes).for_each(say);

@@ -82,15 +82,16 @@ pub fn run(options: &Options) -> Result<u8> {
         store_root: options.sandbox.store_root.as_deref(),
         ..Wanted::default()
     };
-    let build_dir = wanted.existing()?;
+    let named = wanted.existing()?;
     let signals = Signals::block()?;
     let caller = Caller::current();
     let settings = Settings::in_force();
-    let wishes = options.sandbox.wishes();
+    let mut wishes = options.sandbox.wishes();
+    wishes.derivation = wishes.derivation.or(named.derivation);
     if !options.shell_on_failure {
         options.sandbox.refuse_shell()?;
     }
-    let mut build = FailedBuild::open(&build_dir, &wishes, &settings)?;
+    let mut build = FailedBuild::open(&named.path, &wishes, &settings)?;
     let task = task(options, &build)?;
     begin(&mut build, &task, &wishes, &settings)?;
     build.add_programs(&options.sandbox.with)?;

@@ -12,7 +12,7 @@ use super::table::{age, seconds_since_1970};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build_name::KeptBuildName;
-use crate::kept_builds::{self, KeptDirectory, Standing};
+use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures, Trust};
 use crate::nix::evaluation::{derivation_of_attribute, derivation_of_installable};
 use crate::nix::store::Store;
 use crate::nix::{Settings, package_name};
@@ -37,9 +37,18 @@ pub(super) struct Wanted<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// A kept build directory, or a derivation that has none.
-    Build(PathBuf),
+    Build(Named),
     /// Nothing yet.
     Missing(Missing),
+}
+
+/// A build, and what is known of it besides.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// The kept build directory, or the derivation.
+    pub(super) path: PathBuf,
+    /// The derivation that was built in a directory whose name does not tell, as Nix has said.
+    pub(super) derivation: Option<PathBuf>,
 }
 
 /// A build of which there is no kept directory.
@@ -51,6 +60,12 @@ pub(super) struct Missing {
     pub(super) command: Vec<OsString>,
     /// What else there is to know: a sentence's end.
     remark: String,
+}
+
+/// The same, before it is looked up what is known of it.
+enum Place {
+    Build(PathBuf),
+    Missing(Missing),
 }
 
 impl Missing {
@@ -71,9 +86,9 @@ impl Wanted<'_> {
     ///
     /// # Errors
     /// There is none: one sentence with the command that makes it.
-    pub(super) fn existing(&self) -> Result<PathBuf> {
+    pub(super) fn existing(&self) -> Result<Named> {
         match self.find()? {
-            Target::Build(path) => Ok(path),
+            Target::Build(named) => Ok(named),
             Target::Missing(missing) => bail!(missing.sentence()),
         }
     }
@@ -84,9 +99,16 @@ impl Wanted<'_> {
     /// # Errors
     /// One sentence.
     pub(super) fn find(&self) -> Result<Target> {
+        match self.place()? {
+            Place::Build(path) => Ok(Target::Build(Named { derivation: told_derivation(&path), path })),
+            Place::Missing(missing) => Ok(Target::Missing(missing)),
+        }
+    }
+
+    fn place(&self) -> Result<Place> {
         match (self.attribute, self.argument) {
             (Some(attribute), file) => self.by_attribute(attribute, file),
-            (None, None) => self.newest().map(Target::Build),
+            (None, None) => self.newest().map(Place::Build),
             (None, Some(argument)) if argument.symlink_metadata().is_ok() => self.by_path(argument),
             (None, Some(argument)) if argument.as_os_str().as_bytes().contains(&b'#') => self.by_installable(argument),
             (None, Some(argument)) if is_name(argument) => self.by_name(argument),
@@ -94,7 +116,7 @@ impl Wanted<'_> {
         }
     }
 
-    fn by_path(&self, path: &Path) -> Result<Target> {
+    fn by_path(&self, path: &Path) -> Result<Place> {
         let is_link_or_stored = path.is_symlink() || path.starts_with("/nix") || self.store_root.is_some();
         if path.extension() == Some("drv".as_ref()) && !path.is_dir() {
             return self.by_store_path(path);
@@ -104,26 +126,26 @@ impl Wanted<'_> {
             Ok(real) if is_link_or_stored && real.starts_with(self.store()?.physical_directory()) => {
                 self.by_store_path(&real)
             }
-            _ => Ok(Target::Build(path.to_owned())),
+            _ => Ok(Place::Build(path.to_owned())),
         }
     }
 
     /// A derivation or an output, or something in one. Any other path is for the message that there is no such directory.
-    fn by_store_path(&self, path: &Path) -> Result<Target> {
+    fn by_store_path(&self, path: &Path) -> Result<Place> {
         let store = self.store()?;
         let below = path.strip_prefix(store.physical_directory()).or_else(|_| path.strip_prefix(store.directory()));
         let Some(name) = below.ok().and_then(|below| below.components().next()) else {
-            return Ok(Target::Build(path.to_owned()));
+            return Ok(Place::Build(path.to_owned()));
         };
         let path = store.directory().join(name);
         if !store.is_store_path(&path) {
-            return Ok(Target::Build(path));
+            return Ok(Place::Build(path));
         }
         if path.extension() == Some("drv".as_ref()) {
             // Without a directory the derivation itself can be entered.
             return Ok(match self.kept_directory_of(&path)? {
-                Some(kept) => Target::Build(kept),
-                None => Target::Build(store.physical(&path)),
+                Some(kept) => Place::Build(kept),
+                None => Place::Build(store.physical(&path)),
             });
         }
         let shown = path.display();
@@ -133,28 +155,28 @@ impl Wanted<'_> {
         drop(records);
         for derivation in &makers {
             if let Some(kept) = self.kept_directory_of(derivation)? {
-                return Ok(Target::Build(kept));
+                return Ok(Place::Build(kept));
             }
         }
         let derivation =
             makers.first().with_context(|| format!("the store has no derivation (any more) that makes {shown}"))?;
         if self.fresh {
-            return Ok(Target::Build(store.physical(derivation)));
+            return Ok(Place::Build(store.physical(derivation)));
         }
         let mut missing = self.missing(path.as_os_str(), realise(derivation));
         if is_built {
             missing.remark = ", which is built".into();
         }
-        Ok(Target::Missing(missing))
+        Ok(Place::Missing(missing))
     }
 
-    fn by_installable(&self, installable: &Path) -> Result<Target> {
+    fn by_installable(&self, installable: &Path) -> Result<Place> {
         let derivation = derivation_of_installable(installable.as_os_str(), &self.store()?)?;
         let command = ["nix", "build"].iter().map(OsString::from).chain([installable.into()]).collect();
         self.by_derivation(&derivation, installable.as_os_str(), command)
     }
 
-    fn by_attribute(&self, attribute: &OsStr, file: Option<&Path>) -> Result<Target> {
+    fn by_attribute(&self, attribute: &OsStr, file: Option<&Path>) -> Result<Place> {
         let file_or_default = file.unwrap_or(Path::new("./default.nix"));
         if !file_or_default.exists() && !file_or_default.as_os_str().as_bytes().starts_with(b"<") {
             bail!("there is no {} to look up {} in", file_or_default.display(), attribute.display());
@@ -166,18 +188,18 @@ impl Wanted<'_> {
         self.by_derivation(&derivation, attribute, command)
     }
 
-    fn by_derivation(&self, derivation: &Path, name: &OsStr, command: Vec<OsString>) -> Result<Target> {
+    fn by_derivation(&self, derivation: &Path, name: &OsStr, command: Vec<OsString>) -> Result<Place> {
         if let Some(kept) = self.kept_directory_of(derivation)? {
-            return Ok(Target::Build(kept));
+            return Ok(Place::Build(kept));
         }
         if self.fresh {
-            return Ok(Target::Build(self.store()?.physical(derivation)));
+            return Ok(Place::Build(self.store()?.physical(derivation)));
         }
-        Ok(Target::Missing(self.missing(name, command)))
+        Ok(Place::Missing(self.missing(name, command)))
     }
 
     /// A name is that of a derivation, with or without its version.
-    fn by_name(&self, name: &Path) -> Result<Target> {
+    fn by_name(&self, name: &Path) -> Result<Place> {
         let name = name.as_os_str();
         let found = self.newest_that(|kept, build| {
             let of_derivation = build.and_then(|build| build.derivation.as_ref().map(|derivation| derivation.name()));
@@ -186,12 +208,17 @@ impl Wanted<'_> {
         })?;
         match found {
             Some(kept) if self.fresh => {
-                let build = kept_builds::open(&kept, &Settings::in_force(), self.store_root)?;
+                let build = kept_builds::open(
+                    &kept,
+                    &Settings::in_force(),
+                    self.store_root,
+                    told_derivation(&kept).as_deref(),
+                )?;
                 let derivation = build.derivation.context("its derivation is not known")?;
-                Ok(Target::Build(build.store.physical(&derivation.path)))
+                Ok(Place::Build(build.store.physical(&derivation.path)))
             }
-            Some(kept) => Ok(Target::Build(kept)),
-            None => Ok(Target::Missing(self.missing(name, command_for(name)))),
+            Some(kept) => Ok(Place::Build(kept)),
+            None => Ok(Place::Missing(self.missing(name, command_for(name)))),
         }
     }
 
@@ -213,8 +240,9 @@ impl Wanted<'_> {
     /// The newest kept directory of which this is true; it is told which that is. A build that cannot be opened has only its directory.
     fn newest_that(&self, is_wanted: impl Fn(&KeptDirectory, Option<&FailedBuild>) -> bool) -> Result<Option<PathBuf>> {
         let settings = Settings::in_force();
+        let told = ToldFailures::of(&Caller::current());
         for kept in self.kept(&settings)? {
-            let build = kept_builds::open(&kept.path, &settings, self.store_root).ok();
+            let build = self.open(&kept, &settings, &told).ok();
             if is_wanted(&kept, build.as_ref()) {
                 tell(&kept);
                 return Ok(Some(kept.path));
@@ -229,9 +257,10 @@ impl Wanted<'_> {
             bail!("--fresh wants to know of which derivation");
         }
         let settings = Settings::in_force();
+        let told = ToldFailures::of(&Caller::current());
         let mut complaint = None;
         for kept in self.kept(&settings)? {
-            match kept_builds::open(&kept.path, &settings, self.store_root) {
+            match self.open(&kept, &settings, &told) {
                 Ok(_) => {
                     tell(&kept);
                     return Ok(kept.path);
@@ -250,6 +279,11 @@ impl Wanted<'_> {
         }
     }
 
+    fn open(&self, kept: &KeptDirectory, settings: &Settings, told: &ToldFailures) -> Result<FailedBuild> {
+        let derivation = told.about(kept).map(|told| told.derivation.as_path());
+        kept_builds::open(&kept.path, settings, self.store_root, derivation)
+    }
+
     fn kept(&self, settings: &Settings) -> Result<impl Iterator<Item = KeptDirectory>> {
         let found = kept_builds::find(settings, &self.store()?, &Caller::current());
         Ok(found.into_iter().filter(|kept| kept.standing == Standing::Kept).take(LOOKED_AT))
@@ -258,6 +292,18 @@ impl Wanted<'_> {
     fn store(&self) -> Result<Store> {
         Store::chosen(self.store_root)
     }
+}
+
+/// What Nix has said was built in a directory, where its name does not tell.
+fn told_derivation(path: &Path) -> Option<PathBuf> {
+    let trust = Trust::of(&Caller::current(), &Settings::default());
+    let is_outer = |path: &Path| path.file_name().and_then(OsStr::to_str).and_then(KeptBuildName::parse);
+    let parent = path.parent().filter(|_| path.ends_with("build"));
+    if is_outer(path).or_else(|| is_outer(parent?)) != Some(KeptBuildName::Number) {
+        return None;
+    }
+    let kept = KeptDirectory::at(path, &trust)?;
+    ToldFailures::of(&Caller::current()).about(&kept).map(|told| told.derivation.clone())
 }
 
 fn tell(kept: &KeptDirectory) {

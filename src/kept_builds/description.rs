@@ -1,14 +1,14 @@
 //! What can be told of a kept build directory without opening a sandbox.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{KeptDirectory, Standing};
+use super::{KeptDirectory, Standing, ToldFailures};
 use crate::disk_usage::DiskUsage;
 use crate::failed_build::{FailedBuild, StoreExtent, Wishes};
 use crate::failed_log::FailedLog;
+use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::nix::Settings;
 use crate::owner::name_of_user;
 
@@ -47,7 +47,7 @@ pub struct Description {
 
 impl Description {
     /// Finds out about a directory. One that is not Nix's is not looked into.
-    pub fn of(kept: &KeptDirectory, settings: &Settings, store_root: Option<&Path>) -> Self {
+    pub fn of(kept: &KeptDirectory, settings: &Settings, store_root: Option<&Path>, told: &ToldFailures) -> Self {
         let (state, is_ours) = match kept.standing {
             Standing::Kept => ("kept", true),
             Standing::Unfinished => ("unfinished", false),
@@ -57,7 +57,7 @@ impl Description {
             path: kept.path.clone(),
             name: kept.name.derivation().map(String::from),
             derivation: None,
-            kept: kept.kept_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            kept: kept.seconds(),
             failed_phase: None,
             exit_status: None,
             size: 0,
@@ -69,15 +69,17 @@ impl Description {
             obstacle: None,
         };
         if is_ours {
-            described.look_inside(settings, store_root);
+            let told = told.about(kept);
+            described.exit_status = told.and_then(|told| told.status);
+            described.look_inside(settings, store_root, told.map(|told| told.derivation.as_path()));
         }
         described
     }
 
-    fn look_inside(&mut self, settings: &Settings, store_root: Option<&Path>) {
+    fn look_inside(&mut self, settings: &Settings, store_root: Option<&Path>, derivation: Option<&Path>) {
         let DiskUsage { bytes, is_whole } = DiskUsage::of(&self.path);
         (self.size, self.size_is_complete) = (bytes, is_whole);
-        match open(&self.path, settings, store_root) {
+        match open(&self.path, settings, store_root, derivation) {
             Ok(build) => {
                 self.readable = !build.is_closed_to_caller();
                 self.failed_phase =
@@ -88,20 +90,30 @@ impl Description {
                 }
             }
             Err(error) => {
-                self.readable = crate::kept_build::KeptBuild::open(&self.path)
-                    .is_ok_and(|kept| !matches!(kept.env_vars, Err(crate::kept_build::NoEnvVars::Unreadable(_))));
+                self.readable = KeptBuild::open(&self.path)
+                    .is_ok_and(|kept| !matches!(kept.env_vars, Err(NoEnvVars::Unreadable(_))));
                 self.obstacle = Some(format!("{error:#}"));
             }
         }
     }
 }
 
-/// Opens a build only to tell of it: what it saw of the store has no say in that.
+/// Opens a build only to tell of it: what it saw of the store has no say in that. `derivation` is its
+/// derivation, if that is known.
 ///
 /// # Errors
 /// As of [`FailedBuild::open`].
-pub fn open(path: &Path, settings: &Settings, store_root: Option<&Path>) -> anyhow::Result<FailedBuild> {
-    let wishes =
-        Wishes { store: Some(StoreExtent::Full), store_root: store_root.map(Path::to_owned), ..Wishes::default() };
+pub fn open(
+    path: &Path,
+    settings: &Settings,
+    store_root: Option<&Path>,
+    derivation: Option<&Path>,
+) -> anyhow::Result<FailedBuild> {
+    let wishes = Wishes {
+        derivation: derivation.map(Path::to_owned),
+        store: Some(StoreExtent::Full),
+        store_root: store_root.map(Path::to_owned),
+        ..Wishes::default()
+    };
     FailedBuild::open(path, &wishes, settings)
 }

@@ -5,6 +5,7 @@
 
 mod description;
 mod removal;
+mod told_failures;
 
 use std::collections::HashSet;
 use std::env;
@@ -19,6 +20,7 @@ use rustix::process::geteuid;
 
 pub use self::description::{Description, open};
 pub use self::removal::Removable;
+pub use self::told_failures::ToldFailures;
 use crate::caller::Caller;
 use crate::kept_build_name::KeptBuildName;
 use crate::nix::Settings;
@@ -205,6 +207,11 @@ impl KeptDirectory {
         let handle = openat(CWD, parent, DIRECTORY | OFlags::PATH, Mode::empty()).ok()?;
         let holds = trust.holds_in(&fstat(&handle).ok()?);
         look_at(&handle, parent, path.file_name()?, name, trust, holds)
+    }
+
+    /// When it was kept, in seconds since 1970.
+    pub fn seconds(&self) -> u64 {
+        self.kept_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
     /// Whether two values are of the same directory, as it is on the disk.

@@ -9,8 +9,9 @@ use rustix::fs::Dir;
 use serde::Serialize;
 
 use super::running::Running;
-use super::{RUNNING, SessionName, Sessions, description_in, record};
+use super::{RUNNING, SessionName, Sessions, description_in};
 use crate::disk_usage::DiskUsage;
+use crate::record;
 
 /// A session as the list shows it.
 #[derive(Debug, Serialize)]
