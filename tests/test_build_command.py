@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 
@@ -291,3 +292,24 @@ def test_a_key_ends_the_build_and_nothing_is_opened(of_root):
         assert terminal.modes() == terminal.modes_before
     # Nix kept it all the same.
     await_that(lambda: building.kept() == ["nix-build-slow.drv-0"])
+
+
+def test_the_command_is_stopped_with_us_and_goes_on(building):
+    """It is in our process group: the shell that we are a job of needs to know nothing."""
+    script = 'echo ready >&2; read -r line; echo "<$line>" >&2; exit 3'
+    with Terminal(building.caller, "bash", "--norc", "--noprofile", "--noediting", "-i") as shell:
+        shell.type("PS1='{$?} '; echo be''gun\n")
+        shell.wait_for("begun\r")
+        shell.wait_for("{0} ")
+        shell.type(shlex.join(building.command_line("bash", "-c", script)) + "\n")
+        shell.wait_for(r"\nready\r")
+        shell.type("\x1a")
+        shell.wait_for("Stopped")
+        shell.wait_for(f"{{{128 + signal.SIGTSTP}}} ")
+        shell.type("fg\n")
+        shell.wait_for(r"exit 3'\r")
+        shell.type("typed\n")
+        shell.wait_for(r"\n<typed>\r")
+        shell.wait_for("{3} ")
+        shell.type("exit 0\n")
+        assert shell.end() == 0

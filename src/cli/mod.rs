@@ -29,9 +29,9 @@ pub use self::say::say_error;
 const NAME: &str = "nix-build-shell";
 
 const USAGE: &str = "\
-nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
-       nix-build-shell phases BUILD_DIR
-       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
+nix-build-shell [OPTIONS] [BUILD_DIR [COMMAND [ARG]...]]
+       nix-build-shell phases [BUILD_DIR]
+       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] [BUILD_DIR]
        nix-build-shell build [-c LINE] [OPTIONS] -- COMMAND [ARG]...
        nix-build-shell list [--json]
        nix-build-shell remove [--yes] BUILD_DIR...
@@ -46,6 +46,9 @@ Examples:
   nix-build-shell /tmp/nix-build-foo.drv-0              a shell where the build failed
   nix-build-shell /tmp/nix-build-foo.drv-0 make check   one command
   sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
+  nix-build-shell build -- nix-build -A foo             build, and open what fails
+  nix-build-shell                                       what failed last
+  nix-build-shell foo                                   what failed last of foo
   nix-build-shell phases /tmp/nix-build-foo.drv-0       how far the build came
   nix-build-shell resume /tmp/nix-build-foo.drv-0       the phase that failed, and all after it
   nix-build-shell --keep-session fix /tmp/nix-build-foo.drv-0

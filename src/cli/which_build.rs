@@ -1,6 +1,7 @@
 //! Which build the caller means: by its directory, by what it was to make, or the last one that failed.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::FileType;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -106,28 +107,32 @@ impl Wanted<'_> {
     }
 
     fn place(&self) -> Result<Place> {
-        match (self.attribute, self.argument) {
-            (Some(attribute), file) => self.by_attribute(attribute, file),
-            (None, None) => self.newest().map(Place::Build),
-            (None, Some(argument)) if argument.symlink_metadata().is_ok() => self.by_path(argument),
-            (None, Some(argument)) if argument.as_os_str().as_bytes().contains(&b'#') => self.by_installable(argument),
-            (None, Some(argument)) if is_name(argument) => self.by_name(argument),
-            (None, Some(argument)) => self.by_store_path(argument),
+        if let Some(attribute) = self.attribute {
+            return self.by_attribute(attribute, self.argument);
+        }
+        let Some(argument) = self.argument else {
+            return self.newest().map(Place::Build);
+        };
+        match argument.symlink_metadata() {
+            Ok(metadata) => self.by_path(argument, metadata.file_type()),
+            Err(_) if argument.as_os_str().as_bytes().contains(&b'#') => self.by_installable(argument),
+            Err(_) if is_name(argument) => self.by_name(argument),
+            Err(_) => self.by_store_path(argument),
         }
     }
 
-    fn by_path(&self, path: &Path) -> Result<Place> {
-        let is_link_or_stored = path.is_symlink() || path.starts_with("/nix") || self.store_root.is_some();
+    fn by_path(&self, path: &Path, kind: FileType) -> Result<Place> {
         if path.extension() == Some("drv".as_ref()) && !path.is_dir() {
             return self.by_store_path(path);
         }
         // A `result` leads into the store.
-        match path.canonicalize() {
-            Ok(real) if is_link_or_stored && real.starts_with(self.store()?.physical_directory()) => {
-                self.by_store_path(&real)
+        if kind.is_symlink() || path.starts_with("/nix") || self.store_root.is_some() {
+            let real = path.canonicalize().unwrap_or_default();
+            if real.starts_with(self.store()?.physical_directory()) {
+                return self.by_store_path(&real);
             }
-            _ => Ok(Place::Build(path.to_owned())),
         }
+        Ok(Place::Build(path.to_owned()))
     }
 
     /// A derivation or an output, or something in one. Any other path is for the message that there is no such directory.
