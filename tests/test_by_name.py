@@ -114,14 +114,15 @@ def test_an_attribute_that_is_not_there_is_nix_s_to_tell(building):
 def test_an_installable_finds_its_directory(building):
     """A flake sees nothing of the machine, so it takes a Nix that only tells the derivation."""
     caller = building.caller
-    script = f'[[ $* = "path-info --derivation --option extra-experimental-features nix-command flakes .#"* ]] || exit 9\necho "{{}}"'
+    asked = "path-info --derivation --option extra-experimental-features nix-command flakes .#"
+    script = f'[[ $* = "{asked}"* ]] || exec /usr/bin/nix "$@"\necho "{{}}"'
     building.program("nix", script.replace("{}", str(derivation(caller))))
     env = {"PATH": building.path()}
     place(caller, "nix-build-greeting-1.0.drv-0")
     opens(caller, ".#greeting", env=env)
     building.program("nix", script.replace("{}", str(derivation(caller, "fails-in-setup"))))
     is_missing(caller, ".#other", command="nix build .#other", env=env)
-    building.program("nix", "echo 'error: no such flake' >&2; exit 1")
+    building.program("nix", script.replace('echo "{}"', "echo 'error: no such flake' >&2; exit 1"))
     result = caller.run(caller.program, ".#other", env=env)
     assert (result.returncode, result.stdout) == (125, "")
     assert result.stderr == "error: no such flake\nnix-build-shell: Nix does not know what .#other is\n"

@@ -24,7 +24,7 @@ pub use self::messages::Failure;
 use self::messages::Messages;
 use self::output::Output;
 use crate::session::Signals;
-use crate::sys::{SignalSet, reset_signal, set_blocked_signals};
+use crate::sys::{SignalSet, reset_signal, set_blocked_signals, unblock_signals_of};
 
 /// Which signals end a build that somebody does not want any more.
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
@@ -77,6 +77,7 @@ impl Running {
         if let Some(end) = ends.output {
             started.stdout(end);
         }
+        unblock_signals_of(&mut started);
         let child = started.spawn().map_err(|error| cannot_run(program, &error))?;
         Ok(Self { child, output: Some(output), messages: Messages::default(), is_interrupted: false })
     }

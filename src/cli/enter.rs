@@ -179,7 +179,10 @@ impl Options {
     /// The command, which may be a line for the build's shell.
     fn command_in(&self, build: &FailedBuild) -> Vec<OsString> {
         match &self.line {
-            Some(line) => vec![build.shell.path.clone().into(), "-c".into(), line.clone()],
+            Some(line) => {
+                let shell = [build.shell.path.clone().into()].into_iter().chain(build.shell.applet.clone());
+                shell.chain(["-c".into(), line.clone()]).collect()
+            }
             None => self.command.clone(),
         }
     }
