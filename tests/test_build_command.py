@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.building import Building, place
+from support.building import Building, place, real_nix
 from support.caller import Running
 from support.processes import PATIENCE, await_that
 from support.terminal import Terminal
@@ -137,7 +137,7 @@ def test_builders_on_other_machines_are_passed_over(building):
 # --- Later versions of Nix ---------------------------------------------------------------------------------------------
 
 LATER = r"""
-[[ $1 = --keep-failed ]] || exec /usr/bin/nix "$@"
+[[ $1 = --keep-failed ]] || exec {nix} "$@"
 printf '%s\n' "$@" > "$0.arguments"
 printf '\r\e[K[1/0/1 built] building greeting\r\e[Knote: keeping build directory "%s/build"\e[0m\n' {kept} >&2
 printf '\e[31;1merror:\e[0m Cannot build '"'\e[35;1m%s\e[0m'"'.\n       Reason: \e[31;1mbuilder failed with exit code 2\e[0m.\n' {derivation} >&2
@@ -156,7 +156,7 @@ def test_a_directory_without_a_name_is_opened_by_what_nix_says(building, has_var
     kept = place(caller, "nix-12-3456", nested=True)
     if not has_variables:
         (kept / "build" / "env-vars").unlink()
-    nix = building.program("nix", LATER.format(kept=kept, derivation=derivation_of(building)))
+    nix = building.program("nix", LATER.format(nix=real_nix(), kept=kept, derivation=derivation_of(building)))
     (nix.parent / "nix.arguments").touch()
     caller.give(nix.parent / "nix.arguments")
     result = building.run("nix", "build", ".#greeting", line="echo in $name; exit 3", env={"PATH": building.path()})

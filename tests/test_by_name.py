@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from support.building import Building, place
+from support.building import Building, place, real_nix
 from support.terminal import Terminal
 
 OPENS = "echo in $name; exit 3"
@@ -115,7 +115,7 @@ def test_an_installable_finds_its_directory(building):
     """A flake sees nothing of the machine, so it takes a Nix that only tells the derivation."""
     caller = building.caller
     asked = "path-info --derivation --option extra-experimental-features nix-command flakes .#"
-    script = f'[[ $* = "{asked}"* ]] || exec /usr/bin/nix "$@"\necho "{{}}"'
+    script = f'[[ $* = "{asked}"* ]] || exec {real_nix()} "$@"\necho "{{}}"'
     building.program("nix", script.replace("{}", str(derivation(caller))))
     env = {"PATH": building.path()}
     place(caller, "nix-build-greeting-1.0.drv-0")

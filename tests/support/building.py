@@ -1,6 +1,7 @@
 """Builds that somebody lets the program make for him."""
 
 import os
+import shutil
 from pathlib import Path
 
 from support.nix import OPTIONS, SINGLE_USER
@@ -65,11 +66,17 @@ class Building:
         return f"{self.caller.workspace / 'bin'}:{os.defpath}:/usr/sbin:/sbin"
 
 
+def real_nix():
+    """For a program called `nix` that leaves it to the real one to tell its settings."""
+    return shutil.which("nix", path=os.defpath)
+
+
 def place(caller, name, package="greeting", nested=False):
     """Puts what a build has left where a Nix keeps it, under the name that this Nix gives it."""
     outer = caller.tmpdir / name
     if nested:
         outer.mkdir(mode=0o755)
         caller.give(outer)
-    copy = caller.copy_of_kept(package, name=Path(caller.tmpdir.name) / name / "build" if nested else Path(caller.tmpdir.name) / name)
-    return outer if nested else copy
+    below = Path(caller.tmpdir.name) / name
+    caller.copy_of_kept(package, name=below / "build" if nested else below)
+    return outer
