@@ -237,7 +237,8 @@ def test_a_signal_goes_to_the_command_and_nothing_is_opened(building, number):
 
 
 def test_the_command_has_a_terminal_of_the_same_size(building):
-    script = 'for i in 0 1 2; do [ -t $i ] && printf "%s " $i; done; stty size <&2; trap "stty size <&2; exit 3" WINCH; while :; do sleep 0.1; done'
+    shows = 'for i in 0 1 2; do [ -t $i ] && printf "%s " $i; done; stty size <&2'
+    script = f'trap "stty size <&2; exit 3" WINCH; {shows}; while :; do sleep 0.1; done'
     with Terminal(building.caller, *building.command_line("bash", "-c", script)) as terminal:
         # The first size is the one at the start, whatever it is.
         terminal.wait_for(r"0 1 2 \d+ \d+\r\n")
@@ -245,6 +246,19 @@ def test_the_command_has_a_terminal_of_the_same_size(building):
         terminal.wait_for(r"33 44\r\n")
         assert terminal.end() == 3
         assert terminal.modes() == terminal.modes_before
+
+
+def test_a_terminal_that_goes_takes_the_build_with_it(building):
+    """Of a terminal that runs nothing else the kernel tells us alone."""
+    script = "trap 'echo > got-it; exit' HUP; echo ready; while :; do sleep 0.1; done"
+    where = building.caller.make_directory("where")
+    command = building.command_line("bash", "-c", f"cd {where}; {script}", line="echo it is run > opened")
+    with Terminal(building.caller, *command) as terminal:
+        terminal.wait_for("ready")
+        terminal.hang_up()
+        terminal.end()
+    await_that((where / "got-it").exists)
+    assert not (where / "opened").exists()
 
 
 def test_every_byte_is_shown_as_it_is_written(building):
@@ -301,16 +315,16 @@ def test_the_command_is_stopped_with_us_and_goes_on(building):
     with Terminal(building.caller, "bash", "--norc", "--noprofile", "--noediting", "-i") as shell:
         shell.type("PS1='{$?} '; echo be''gun\n")
         shell.wait_for("begun\r")
-        shell.wait_for("{0} ")
+        shell.wait_for(r"\{0\} ")
         shell.type(shlex.join(building.command_line("bash", "-c", script)) + "\n")
         shell.wait_for(r"\nready\r")
         shell.type("\x1a")
         shell.wait_for("Stopped")
-        shell.wait_for(f"{{{128 + signal.SIGTSTP}}} ")
+        shell.wait_for(rf"\{{{128 + signal.SIGTSTP}\}} ")
         shell.type("fg\n")
         shell.wait_for(r"exit 3'\r")
         shell.type("typed\n")
         shell.wait_for(r"\n<typed>\r")
-        shell.wait_for("{3} ")
+        shell.wait_for(r"\{3\} ")
         shell.type("exit 0\n")
         assert shell.end() == 0

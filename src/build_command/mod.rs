@@ -103,7 +103,8 @@ impl Running {
                 && let Some(received) = signals.take()?
             {
                 self.is_interrupted |= ENDING.contains(&received.signal);
-                if !received.from_kernel {
+                // A hang-up the kernel tells no one but the leader of the session.
+                if !received.from_kernel || received.signal == Signal::HUP {
                     // A command of another user, as sudo's, does not take it from us, and ends with the terminal.
                     let _ = kill_process(pid, received.signal);
                 }

@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn what_builds_elsewhere_is_known() {
+        let jobs =
+            |value: &str| read(&format!(r#"{{"sandbox": {{"value": true}}, "max-jobs": {{"value": {value}}}}}"#));
+        assert_eq!(
+            [jobs("0"), jobs("\"4\""), jobs("\"auto\"")].map(|settings| settings.max_jobs),
+            [Some(0), Some(4), None]
+        );
+        assert_eq!((jobs("0").assumption, jobs("0").builders.as_str()), (None, "@/etc/nix/machines"));
+        let settings = read(r#"{"sandbox": {"value": true}, "builders": {"value": "ssh://other"}}"#);
+        assert_eq!(settings.builders, "ssh://other");
+    }
+
+    #[test]
     fn other_text_is_refused() {
         for text in ["", "sandbox = true", "[]", "{\"cores\": {\"value\": 1}}", "{\"sandbox\": true}"] {
             assert!(read_answer(text.as_bytes()).is_err(), "{text}");
