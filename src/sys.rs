@@ -4,6 +4,8 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
@@ -63,6 +65,13 @@ pub fn set_blocked_signals(signals: SignalSet) -> Result<SignalSet> {
         )
     }?;
     Ok(before)
+}
+
+/// Has `command` start with no signal blocked, whatever this process blocks: the standard library lets it inherit that. Not for the
+/// child half of the sandbox, since a command is allocated.
+pub fn unblock_signals_of(command: &mut Command) {
+    // SAFETY: between fork and exec one system call is made, on values of this closure's own stack.
+    unsafe { command.pre_exec(|| Ok(set_blocked_signals(SignalSet::EMPTY).map(drop)?)) };
 }
 
 /// The kernel's `struct sigaction`, the same on x86_64 and aarch64.

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::build;
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{print, printable, say, say_error};
+use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_session::{self, Held, SessionName, Sessions};
@@ -22,15 +24,28 @@ use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
 
 /// Which build to enter, and what to run there.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory»
+    /// The directory that Nix named after «keeping build directory», or what was built: its name, a store path, an installable such as
+    /// .#hello, or with -A the file [default: the kept directory that is the newest]
     #[arg(value_name = "BUILD_DIR")]
-    pub build_dir: PathBuf,
+    pub build_dir: Option<PathBuf>,
 
     /// What to run in the sandbox, with its arguments [default: the build's shell]
     #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
+
+    /// Run this line with the sandbox's shell
+    #[arg(short = 'c', long = "command", value_name = "LINE", conflicts_with = "command")]
+    pub line: Option<OsString>,
+
+    /// The attribute that was built, of the file in place of BUILD_DIR [default: ./default.nix]
+    #[arg(short = 'A', long = "attr", value_name = "ATTRIBUTE")]
+    pub attribute: Option<OsString>,
+
+    /// Enter the build as it was before it began, though there is a kept directory
+    #[arg(long)]
+    pub fresh: bool,
 
     /// Options of the sandbox.
     #[command(flatten)]
@@ -49,22 +64,46 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Makes the sandbox, runs the command in it, and removes it. Returns the command's exit status, or 128+n when the signal n ended it.
+/// Finds the build, or offers to make it where there is none yet, and enters it. Returns the command's exit status, or 128+n when the
+/// signal n ended it.
+///
+/// # Errors
+/// One sentence where there is nothing to enter, or no sandbox could be made.
+pub fn run(options: &Options) -> Result<u8> {
+    let wanted = Wanted {
+        argument: options.build_dir.as_deref(),
+        attribute: options.attribute.as_deref(),
+        store_root: options.sandbox.store_root.as_deref(),
+        fresh: options.fresh,
+    };
+    match wanted.find()? {
+        Target::Build(named) => {
+            let mut options = options.clone();
+            options.sandbox.derivation = options.sandbox.derivation.or(named.derivation);
+            enter(&options, &named.path)
+        }
+        Target::Missing(missing) => build::offer(options, &missing),
+    }
+}
+
+/// Makes the sandbox of the build that left `build_dir`, or of a derivation, runs the command in it, and removes it. Returns the
+/// command's exit status, or 128+n when the signal n ended it.
 ///
 /// # Errors
 /// One sentence where no sandbox could be made.
-pub fn run(options: &Options) -> Result<u8> {
+pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let is_ordinary = !options.dry_run && options.keep_session.is_none();
     let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
     let settings = Settings::in_force();
-    let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
     let mut log = None;
     let mut interactive = None;
-    if options.command.is_empty() && is_at_terminal() {
+    let command = options.command_in(&build);
+    if command.is_empty() && is_at_terminal() {
         log = read_log(&build);
         let failure = Failure::told_by(log.as_ref());
         let mut prepared = Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), &failure)?;
@@ -79,7 +118,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let plan_in = |directories| {
         let plan = match &session {
             Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
-            None => Plan::new(&build, &settings, &caller, directories, &options.command),
+            None => Plan::new(&build, &settings, &caller, directories, &command),
         }?;
         anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
     };
@@ -104,7 +143,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let patch = match &options.keep_session {
         Some(_) => None,
-        None => options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?,
+        None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &copied, &plan);
@@ -137,6 +176,19 @@ pub fn run(options: &Options) -> Result<u8> {
         None => save_and_remove(patch, scratch),
     }
     status
+}
+
+impl Options {
+    /// The command, which may be a line for the build's shell.
+    fn command_in(&self, build: &FailedBuild) -> Vec<OsString> {
+        match &self.line {
+            Some(line) => {
+                let shell = [build.shell.path.clone().into()].into_iter().chain(build.shell.applet.clone());
+                shell.chain(["-c".into(), line.clone()]).collect()
+            }
+            None => self.command.clone(),
+        }
+    }
 }
 
 /// Prints what would be done: what is copied, then the plan.

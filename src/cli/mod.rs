@@ -1,14 +1,20 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod ask;
+mod build;
 mod enter;
 mod header;
 mod interactive;
+mod list;
 mod patch_options;
 mod phases;
+mod remove;
 mod resume;
 mod sandbox_options;
 mod say;
 mod sessions;
+mod table;
+mod which_build;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -23,9 +29,12 @@ pub use self::say::say_error;
 const NAME: &str = "nix-build-shell";
 
 const USAGE: &str = "\
-nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
-       nix-build-shell phases BUILD_DIR
-       nix-build-shell resume [OPTIONS] BUILD_DIR [[--from] PHASE | --only PHASE]
+nix-build-shell [OPTIONS] [BUILD_DIR [COMMAND [ARG]...]]
+       nix-build-shell phases [BUILD_DIR]
+       nix-build-shell resume [OPTIONS] [BUILD_DIR [[--from] PHASE | --only PHASE]]
+       nix-build-shell build [-c LINE] [OPTIONS] -- COMMAND [ARG]...
+       nix-build-shell list [--json]
+       nix-build-shell remove [--yes] BUILD_DIR...
        nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
 
 const AFTER_HELP: &str = "\
@@ -37,6 +46,9 @@ Examples:
   nix-build-shell /tmp/nix-build-foo.drv-0              a shell where the build failed
   nix-build-shell /tmp/nix-build-foo.drv-0 make check   one command
   sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
+  nix-build-shell build -- nix-build -A foo             build, and open what fails
+  nix-build-shell                                       what failed last
+  nix-build-shell foo                                   what failed last of foo
   nix-build-shell phases /tmp/nix-build-foo.drv-0       how far the build came
   nix-build-shell resume /tmp/nix-build-foo.drv-0       the phase that failed, and all after it
   nix-build-shell --keep-session fix /tmp/nix-build-foo.drv-0
@@ -73,6 +85,12 @@ pub enum Subcommand {
     Phases(phases::Options),
     /// Run the phase that failed, and all after it
     Resume(resume::Options),
+    /// Run a command that builds with Nix, and open the sandbox of what failed
+    Build(build::Options),
+    /// List the build directories that Nix has kept
+    List(list::Options),
+    /// Remove build directories that Nix has kept
+    Remove(remove::Options),
     /// List the sessions that --keep-session has kept, enter one again, or remove it
     Sessions(sessions::Options),
 }
@@ -129,6 +147,9 @@ impl Invocation {
             Self::Enter(options) => enter::run(options),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
             Self::Other(Subcommand::Resume(options)) => resume::run(options),
+            Self::Other(Subcommand::Build(options)) => build::run(options),
+            Self::Other(Subcommand::List(options)) => list::run(options),
+            Self::Other(Subcommand::Remove(options)) => remove::run(options),
             Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
         }
     }
@@ -162,6 +183,11 @@ pub fn show_usage(usage: &clap::Error) -> bool {
         ErrorKind::MissingRequiredArgument if text.contains("<NAME>") => {
             say("which session? «nix-build-shell sessions» lists those that there are");
         }
+        ErrorKind::MissingRequiredArgument if text.contains("COMMAND [ARG]") => {
+            say(format_args!(
+                "build what? Give a command that builds, as in «nix-build-shell build -- nix-build»; {SEE_HELP}"
+            ));
+        }
         ErrorKind::MissingRequiredArgument => {
             say(format_args!("which directory? {WHICH}; {SEE_HELP}"));
         }
@@ -178,7 +204,8 @@ mod tests {
         let arguments = std::iter::once(NAME).chain(arguments.split_whitespace());
         match Invocation::from_arguments(arguments) {
             Ok(Invocation::Enter(options)) => {
-                Ok(format!("enter {} {:?}", options.build_dir.display(), options.command))
+                let build_dir = options.build_dir.unwrap_or_else(|| "the newest".into());
+                Ok(format!("enter {} {:?}", build_dir.display(), options.command))
             }
             Ok(Invocation::Other(other)) => Ok(format!("{other:?}").to_lowercase()),
             Err(error) => Err(error.to_string()),
@@ -198,12 +225,14 @@ mod tests {
         assert_eq!(invocation("./phases").unwrap(), "enter ./phases []");
         assert_eq!(invocation("-v dir phases").unwrap(), r#"enter dir ["phases"]"#);
         assert_eq!(invocation("help").unwrap(), "enter help []");
-        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: \"dir\""));
+        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: some(\"dir\""));
     }
 
     #[test]
     fn what_is_missing_or_too_much_is_an_error() {
-        for arguments in ["", "-v", "phases", "phases dir more", "phases --network dir", "dir --nonsense"] {
+        for arguments in
+            ["build", "build -c x", "remove", "list x", "phases dir more", "phases --network dir", "dir --nonsense"]
+        {
             assert!(invocation(arguments).is_err(), "{arguments}");
         }
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use super::interactive::{Failure, Interactive, is_at_terminal};
 use super::sandbox_options::{SandboxOptions, tell_usage};
 use super::say::{say, say_error};
+use super::which_build::Wanted;
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
@@ -27,9 +28,9 @@ use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 /// Which build, and what of it.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory»
+    /// The directory that Nix named after «keeping build directory», or what was built [default: the newest kept directory]
     #[arg(value_name = "BUILD_DIR")]
-    pub build_dir: PathBuf,
+    pub build_dir: Option<PathBuf>,
 
     /// Begin with this phase, and not with the one that failed
     #[arg(value_name = "PHASE", value_parser = phase_name)]
@@ -86,14 +87,21 @@ struct Task {
 /// # Errors
 /// One sentence where it is not known what to run, or no sandbox could be made.
 pub fn run(options: &Options) -> Result<u8> {
+    let wanted = Wanted {
+        argument: options.build_dir.as_deref(),
+        store_root: options.sandbox.store_root.as_deref(),
+        ..Wanted::default()
+    };
+    let named = wanted.existing()?;
     let signals = Signals::block()?;
     let caller = Caller::current();
     let settings = Settings::in_force();
-    let wishes = options.sandbox.wishes();
+    let mut wishes = options.sandbox.wishes();
+    wishes.derivation = wishes.derivation.or(named.derivation);
     if !options.shell_on_failure {
         options.sandbox.refuse_shell()?;
     }
-    let mut build = FailedBuild::open(&options.build_dir, &wishes, &settings)?;
+    let mut build = FailedBuild::open(&named.path, &wishes, &settings)?;
     let mut task = task(options, &build)?;
     begin_anew(&mut build, &task, &wishes, &settings)?;
     if options.shell_on_failure {

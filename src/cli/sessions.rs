@@ -1,7 +1,7 @@
 //! `nix-build-shell sessions`: lists, enters and removes the sessions that were kept.
 
 use std::ffi::OsString;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::sandbox_options::tell_usage;
 use super::say::{print, printable, say, say_error};
+use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
 use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Sessions, no_such_session};
 use crate::nix::Settings;
@@ -205,8 +206,7 @@ fn show(json: bool) -> Result<u8> {
     } else if listed.is_empty() {
         say("there are no sessions; --keep-session NAME keeps one");
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        print(&table(&listed, now)).context(CANNOT_PRINT)?;
+        print(&table(&listed, seconds_since_1970(SystemTime::now()))).context(CANNOT_PRINT)?;
     }
     Ok(0)
 }
@@ -224,58 +224,12 @@ fn table(sessions: &[Listed], now: u64) -> String {
             if session.running { "running".into() } else { "idle".into() },
         ]
     });
-    let lines: Vec<_> = [head].into_iter().chain(rows).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..6).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let padded = line.iter().zip(&widths).map(|(word, width)| format!("{word:width$}"));
-        text += padded.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// Bytes as a person reads them.
-fn size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB"];
-    let mut amount = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while amount >= 1000.0 && unit + 1 < units.len() {
-        amount /= 1024.0;
-        unit += 1;
-    }
-    if amount < 10.0 && unit > 0 {
-        format!("{amount:.1} {}", units[unit])
-    } else {
-        format!("{amount:.0} {}", units[unit])
-    }
-}
-
-/// How long ago, as a person says it.
-fn age(seconds: u64) -> String {
-    let of = |amount: u64, unit: &str| format!("{amount} {unit}{} ago", if amount == 1 { "" } else { "s" });
-    match seconds {
-        0..60 => "just now".into(),
-        60..3600 => of(seconds / 60, "minute"),
-        3600..86400 => of(seconds / 3600, "hour"),
-        _ => of(seconds / 86400, "day"),
-    }
+    columns([head].into_iter().chain(rows))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_ages_are_said_as_people_say_them() {
-        let sizes = [0, 4096, 1_000_000, 5_000_000, 50_000_000, 3 << 30, 5000 << 30].map(size);
-        assert_eq!(sizes, ["0 KiB", "4 KiB", "977 KiB", "4.8 MiB", "48 MiB", "3.0 GiB", "5000 GiB"]);
-        let ages = [0, 59, 60, 7199, 7200, 86_400, 400 * 86_400].map(age);
-        let said = ["just now", "just now", "1 minute ago", "1 hour ago", "2 hours ago", "1 day ago", "400 days ago"];
-        assert_eq!(ages[3], "1 hour ago");
-        assert_eq!(ages, said);
-    }
 
     #[test]
     fn the_columns_of_the_table_stand_below_each_other() {

@@ -94,10 +94,9 @@ impl FailedBuild {
     /// # Errors
     /// Where there is no build to enter: one sentence with its remedy.
     pub fn open(path: &Path, wishes: &Wishes, settings: &Settings) -> Result<Self> {
-        let store = match (&wishes.known_store, &wishes.store_root) {
-            (Some(store), _) => store.clone(),
-            (None, Some(root)) => Store::in_root(root)?,
-            (None, None) => Store::from_environment()?,
+        let store = match &wishes.known_store {
+            Some(store) => store.clone(),
+            None => Store::chosen(wishes.store_root.as_deref())?,
         };
         let mut notes: Vec<_> = settings.assumption.clone().into_iter().collect();
         let is_derivation = path.extension() == Some("drv".as_ref()) && !path.is_dir();

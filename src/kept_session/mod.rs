@@ -7,7 +7,6 @@
 mod description;
 mod list;
 mod name;
-mod record;
 mod running;
 
 use std::os::fd::OwnedFd;
@@ -28,6 +27,7 @@ use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
 use crate::nix::Settings;
 use crate::plan::{self, BUILD, HostDirectories};
+use crate::record;
 use crate::sandbox::{NamespaceHandles, Sandbox};
 use crate::scratch::Scratch;
 use crate::state_directory::StateDirectory;

@@ -8,6 +8,7 @@ pub mod build_logs;
 pub mod builder_environment;
 mod configuration_files;
 pub mod derivation;
+pub mod evaluation;
 #[cfg(test)]
 mod fake_nix;
 mod file_identity;
@@ -30,6 +31,8 @@ mod surroundings;
 pub mod tmpfs_size;
 
 pub use self::build_log::BuildLog;
+pub use self::derivation::package_name;
+pub(crate) use self::log_text::as_shown;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;

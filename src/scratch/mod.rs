@@ -29,7 +29,7 @@ use rustix::process::geteuid;
 
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
 pub use self::phase_note::PHASE_NOTE;
-pub(crate) use self::remove::open_with_all_permissions;
+pub(crate) use self::remove::{open_with_all_permissions, remove_tree};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;

@@ -21,7 +21,7 @@ const MOST_OPEN: usize = 64;
 ///
 /// # Errors
 /// The first thing that resists.
-pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
+pub(crate) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
     let _limit = DescriptorLimit::raise();
     // Under sudo it was handed to the caller; root takes it back, so that nothing moves while it is removed.
     if geteuid().is_root() {

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use self::on_terminal::OnTerminal;
-pub use self::signals::{Interrupted, Signals};
+pub use self::signals::{Interrupted, Received, Signals};
 pub use self::terminal::Terminal;
 use crate::sandbox::Sandbox;
 

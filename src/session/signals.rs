@@ -55,6 +55,16 @@ impl Signals {
         Self::queue(set)
     }
 
+    /// Blocks the one that tells of a terminal's new size.
+    ///
+    /// # Errors
+    /// The kernel's, for want of descriptors.
+    pub fn block_window_changes() -> Result<Self> {
+        let set = SignalSet::of(&[Signal::WINCH]);
+        change_blocked_signals(|before| before.and(set))?;
+        Self::queue(set)
+    }
+
     fn queue(set: SignalSet) -> Result<Self> {
         Ok(Self { queue: signalfd(set).context("cannot make a descriptor for signals")? })
     }
@@ -107,7 +117,7 @@ impl Signals {
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn take(&self) -> Result<Option<Received>> {
+    pub fn take(&self) -> Result<Option<Received>> {
         // struct signalfd_siginfo: 128 bytes, led by the number, an errno and the code.
         const SI_KERNEL: i32 = 0x80;
         let mut info = [0u8; 128];
@@ -124,10 +134,11 @@ impl Signals {
 
 /// A signal that has come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Received {
-    pub(super) signal: Signal,
+pub struct Received {
+    /// Which one.
+    pub signal: Signal,
     /// For a key of the terminal or a hang-up, and not from another process.
-    pub(super) from_kernel: bool,
+    pub from_kernel: bool,
 }
 
 /// Those that the caller does not want ignored.

@@ -1,4 +1,4 @@
-//! The small files in a session's directory.
+//! Small files of ours with what is to be known later: JSON, with a version.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ const VERSION: u64 = 1;
 ///
 /// # Errors
 /// A file that is none of ours, or one of another version of this program.
-pub(super) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Result<Option<T>> {
     // Without NONBLOCK a fifo of that name would keep us waiting.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(directory, name, flags, Mode::empty()) {
@@ -49,7 +49,7 @@ pub(super) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Resu
 ///
 /// # Errors
 /// No room.
-pub(super) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, caller: &Caller) -> Result<()> {
+pub(crate) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, caller: &Caller) -> Result<()> {
     let cannot_write = || format!("cannot write {name}");
     let mut value = serde_json::to_value(content).with_context(cannot_write)?;
     if let Some(fields) = value.as_object_mut() {
@@ -71,7 +71,7 @@ pub(super) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, c
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn remove(directory: &OwnedFd, name: &str) -> Result<()> {
+pub(crate) fn remove(directory: &OwnedFd, name: &str) -> Result<()> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).with_context(|| format!("cannot remove {name}")),
