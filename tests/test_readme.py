@@ -1,0 +1,99 @@
+"""README's commands by task, as they are written there: each is run, and what it prints is what README shows."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.session import CHECKOUT
+
+SECTION = (CHECKOUT / "README.md").read_text().split("\n## By task\n")[1].split("\n## ")[0]
+TASKS = {task.splitlines()[0]: task for task in SECTION.split("\n### ")[1:]}
+# As the preface of the section says. With flakes, since a name such as nixpkgs#strace is one.
+SYSTEM = f"{os.uname().machine}-linux"
+SETTINGS = """sandbox = true
+substitute = false
+build-users-group =
+experimental-features = nix-command flakes
+"""
+
+
+def commands(task):
+    """The commands of a task with the lines that each prints."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", TASKS[task], re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line.removeprefix("$ "), []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def pattern(lines):
+    """«…» in a line is whatever stands there, and on a line of its own any number of lines."""
+    parts = [r"(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n" for line in lines]
+    return re.compile("".join(parts))
+
+
+@pytest.fixture(scope="module")
+def tools(builds):
+    """Where README has them collected."""
+    tools = Path("/tmp/tools")
+    if tools.exists():
+        yield
+        return
+    tools.symlink_to(builds.tools)
+    yield
+    tools.unlink()
+
+
+@pytest.fixture
+def typed(root, tools, builds):
+    """Types a line as README says, but where Nix keeps what fails, and other files of ours, is not for everybody to meet."""
+    directory = root.make_directory("typed")
+    flake = root.make_directory("nixpkgs")
+    builds.by_root("greeting")
+    (flake / "flake.nix").write_text(f"""{{ outputs = {{ self }}: {{
+      legacyPackages.{SYSTEM}.strace =
+        (import {CHECKOUT}/nix/offline {{ tools = {builds.tools}; system = "{SYSTEM}"; }}).tools;
+    }}; }}""")
+    home = root.make_directory("home")
+    (home / ".config/nix").mkdir(parents=True)
+    name, place = {"type": "indirect", "id": "nixpkgs"}, {"type": "path", "path": str(flake)}
+    registry = json.dumps({"version": 2, "flakes": [{"from": name, "to": place}]})
+    (home / ".config/nix/registry.json").write_text(registry)
+    environment = {
+        "PATH": f"{Path(root.program).parent}:/usr/bin:/bin:/usr/sbin:/sbin",
+        "HOME": str(home),
+        "NIX_CONFIG": SETTINGS,
+        "TMPDIR": str(directory),
+    }
+
+    def moved(text):
+        return re.sub(r"/tmp(?=/(?!tools))|(?<=-C )/tmp(?= )", str(directory), text)
+
+    def run(command, lines):
+        result = root.run("bash", "-c", f"exec 2>&1; {moved(command)}", env=environment, cwd=CHECKOUT)
+        expected = [moved(line) for line in lines]
+        told = f"{command}\nprints\n{result.stdout}and not\n" + "\n".join(expected)
+        assert pattern(expected).fullmatch(result.stdout), told
+
+    yield run
+    subprocess.run(["chmod", "-R", "u+w", directory], check=True)
+    shutil.rmtree(directory)
+
+
+def test_there_is_a_task_for_each_question():
+    assert len(TASKS) == 6 and all(commands(task) for task in TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_written_there_is_what_happens(task, typed):
+    if not any("build -c" in command for command, _ in commands(task)):
+        typed("nix-build nix/offline -A greeting 2> /dev/null || true", [])
+    for command, lines in commands(task):
+        typed(command, lines)
