@@ -169,6 +169,8 @@ def test_a_command_is_completed_to_what_the_build_had(shell, kept):
     assert shell.complete(kept, "mak") == ["make"]
     (word,) = shell.complete(kept, "make", "-C", "gre")
     assert word.rstrip("/") == "greeting"
+    # What builds is one of this machine's.
+    assert shell.complete("build", "--", "mandoc") == ["mandoc"]
     # Behind the build there are no subcommands any more.
     assert shell.complete(kept, "phas") == []
 

@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, PathCompleter};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
-use self::values::{Phases, SandboxCommand, builds, is_derivation, kept_directories, sessions};
+use self::values::{HostCommand, Phases, SandboxCommand, builds, is_derivation, kept_directories, sessions};
 use super::{Invocation, NAME};
 
 /// Set to the shell's name by a shell that asks.
@@ -89,12 +89,13 @@ struct Completing<'a> {
 impl Completing<'_> {
     fn prepare(&self, command: Command, is_of_sessions: bool) -> Command {
         let is_of_sessions = is_of_sessions || command.get_name() == "sessions";
+        let runs_outside = command.get_name() == "build";
         command
-            .mut_args(|arg| self.completed(arg, is_of_sessions))
+            .mut_args(|arg| self.completed(arg, is_of_sessions, runs_outside))
             .mut_subcommands(|subcommand| self.prepare(subcommand, is_of_sessions))
     }
 
-    fn completed(&self, arg: Arg, is_of_sessions: bool) -> Arg {
+    fn completed(&self, arg: Arg, is_of_sessions: bool, runs_outside: bool) -> Arg {
         // An option is offered to who begins one, or where there is nothing else.
         let is_hidden = !arg.is_positional() && !self.wants_options;
         let arg = if is_hidden { arg.hide(true) } else { arg };
@@ -107,6 +108,7 @@ impl Completing<'_> {
             "BUILD_DIR" => arg.add(ArgValueCompleter::new(builds)),
             "NAME" if is_of_sessions => arg.add(ArgValueCompleter::new(sessions)),
             "PHASE" => arg.add(ArgValueCompleter::new(Phases::of_build_among(self.words))),
+            "COMMAND [ARG]" if runs_outside => arg.add(ArgValueCompleter::new(HostCommand)),
             "COMMAND [ARG]" => {
                 let before = &self.words[..self.place.min(self.words.len())];
                 arg.add(ArgValueCompleter::new(SandboxCommand::of_build_among(before)))

@@ -22,13 +22,13 @@ impl Text {
     ///
     /// # Errors
     /// A text that there is not.
-    pub fn asked_for(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, clap::Error> {
-        let mut arguments = arguments.into_iter().skip(1);
-        if arguments.next().is_none_or(|first| first != OPTION) {
+    pub fn asked_for(arguments: &[OsString]) -> Result<Option<Self>, clap::Error> {
+        let Some((_, [option, asked_for @ ..])) = arguments.split_first() else { return Ok(None) };
+        if option != OPTION {
             return Ok(None);
         }
         let mistake = |text: String| clap::Error::raw(ErrorKind::InvalidValue, text);
-        let (Some(what), None) = (arguments.next(), arguments.next()) else {
+        let [what] = asked_for else {
             return Err(mistake(format!("{OPTION} wants one word: {WHAT}")));
         };
         let text = match what.to_str() {

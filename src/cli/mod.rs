@@ -81,10 +81,11 @@ impl Invocation {
         if let Some(shell) = std::env::var_os(completion::ASKING_SHELL) {
             return Ok(Self::Complete(shell));
         }
-        if let Some(text) = generate::Text::asked_for(std::env::args_os())? {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        if let Some(text) = generate::Text::asked_for(&arguments)? {
             return Ok(Self::Generate(text));
         }
-        Self::from_arguments(std::env::args_os())
+        Self::from_arguments(arguments)
     }
 
     fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {

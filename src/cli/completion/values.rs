@@ -154,21 +154,36 @@ impl ValueCompleter for SandboxCommand {
         if place > 0 || current.as_bytes().contains(&b'/') {
             return PathCompleter::any().current_dir(&build.directory).complete(current);
         }
-        let programs = programs(&build).into_iter();
-        let begun = programs.filter(|program| program.as_bytes().starts_with(current.as_bytes()));
-        begun.map(CompletionCandidate::new).collect()
+        programs(OsStr::from_bytes(build.variable("PATH").unwrap_or_default()), current)
     }
 }
 
-/// The programs that a build had in its `PATH`, as far as that is known and they are where they were.
-fn programs(build: &KeptBuild) -> BTreeSet<OsString> {
-    let path = OsStr::from_bytes(build.variable("PATH").unwrap_or_default());
+/// A command for this machine: the programs in the caller's `PATH`, then files.
+pub struct HostCommand;
+
+impl ValueCompleter for HostCommand {
+    fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
+        self.complete_at(0, current)
+    }
+
+    fn complete_at(&self, place: usize, current: &OsStr) -> Vec<CompletionCandidate> {
+        if place > 0 || current.as_bytes().contains(&b'/') {
+            return PathCompleter::any().complete(current);
+        }
+        programs(&env::var_os("PATH").unwrap_or_default(), current)
+    }
+}
+
+/// The programs of a search path that begin so.
+fn programs(path: &OsStr, current: &OsStr) -> Vec<CompletionCandidate> {
     let directories = env::split_paths(path).filter(|directory| directory.is_absolute());
     let entries = directories.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     let is_program = |path: PathBuf| {
         fs::metadata(path).is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0)
     };
-    entries.filter(|entry| is_program(entry.path())).map(|entry| entry.file_name()).collect()
+    let begun = entries.filter(|entry| entry.file_name().as_bytes().starts_with(current.as_bytes()));
+    let names: BTreeSet<_> = begun.filter(|entry| is_program(entry.path())).map(|entry| entry.file_name()).collect();
+    names.into_iter().map(CompletionCandidate::new).collect()
 }
 
 /// The first word after the program's name that is a directory.
