@@ -118,7 +118,7 @@ impl Phases {
     }
 
     fn of_build(&self) -> Option<Vec<String>> {
-        let build = kept_builds::open(kept_directory_among(&self.0)?, &Settings::in_force(), None).ok()?;
+        let build = kept_builds::open(kept_directory_among(&self.0)?, &Settings::in_force(), None, None).ok()?;
         let log = FailedLog::of(&build).ok()?;
         let progress = BuildProgress::of(&build, log.as_ref()).ok()?;
         Some(progress.phases.into_iter().map(|(phase, _)| phase).collect())
