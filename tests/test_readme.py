@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support.session import CHECKOUT
@@ -89,6 +90,17 @@ def typed(root, tools, builds):
 
 def test_there_is_a_task_for_each_question():
     assert len(TASKS) == 6 and all(commands(task) for task in TASKS)
+
+
+def test_the_picture_shows_a_whole_session_and_nothing_of_this_machine():
+    picture = CHECKOUT / "docs" / "session.svg"
+    assert str(picture.relative_to(CHECKOUT)) in SECTION
+    assert picture.stat().st_size < 200_000
+    # One element for what came at one time in one look; the spaces of a line may be between two.
+    shown = "".join("".join(ElementTree.parse(picture).getroot().itertext()).split())
+    for words in ["build -- nix-build -A greeting", "failed in checkPhase", "patchShebangs tests", "polite: Hello, Ada!"]:
+        assert "".join(words.split()) in shown, words
+    assert "/tmp/session" not in shown
 
 
 @pytest.mark.parametrize("task", TASKS)
