@@ -20,7 +20,8 @@
         );
     in
     {
-      overlays.default = final: _prev: {
+      # Nix before 2.9 wants to see these two names.
+      overlays.default = final: prev: {
         nix-build-shell = final.callPackage ./nix/package.nix { };
       };
 
