@@ -144,7 +144,7 @@ def test_what_cannot_be_executed_here_is_built_without_its_texts(nixpkgs, checko
       let pkgs = import {nixpkgs} {{ }}; other = pkgs.stdenv.hostPlatform // {{ system = "riscv64-linux"; }}; in
       (pkgs.callPackage {checkout}/nix/package.nix {{ stdenv = pkgs.stdenv // {{ hostPlatform = other; }}; }}).postInstall
     """
-    script = json.loads(nix("nix-instantiate", "--eval", "--json", "-E", expression))
+    script = json.loads(nix("nix-instantiate", "--eval", "--strict", "--json", "-E", expression))
     assert "--generate" not in script and "share/doc" in script
 
 
@@ -154,7 +154,7 @@ def test_a_static_package_set_needs_no_archives_of_glibc(nixpkgs, checkout):
       map (stdenv: builtins.length (pkgs.callPackage {checkout}/nix/package.nix {{ inherit stdenv; }}).buildInputs)
         [ pkgs.stdenv (pkgs.stdenv // {{ hostPlatform = static; }}) ]
     """
-    assert json.loads(nix("nix-instantiate", "--eval", "--json", "-E", expression)) == [1, 0]
+    assert json.loads(nix("nix-instantiate", "--eval", "--strict", "--json", "-E", expression)) == [1, 0]
 
 
 @pytest.fixture
@@ -190,4 +190,4 @@ def test_the_overlay_adds_the_package(nixpkgs, checkout):
       let pkgs = import {nixpkgs} {{ }}; outputs = (import {checkout}/flake.nix).outputs {{ self = null; nixpkgs = null; }}; in
       (outputs.overlays.default pkgs pkgs).nix-build-shell.pname
     """
-    assert json.loads(nix("nix-instantiate", "--eval", "--json", "-E", expression)) == "nix-build-shell"
+    assert json.loads(nix("nix-instantiate", "--eval", "--strict", "--json", "-E", expression)) == "nix-build-shell"

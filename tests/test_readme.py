@@ -18,6 +18,7 @@ SYSTEM = f"{os.uname().machine}-linux"
 SETTINGS = """sandbox = true
 substitute = false
 build-users-group =
+keep-failed = true
 experimental-features = nix-command flakes
 """
 
