@@ -11,7 +11,7 @@ use super::build;
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::patch_options::{PatchOptions, save_and_remove};
-use super::sandbox_options::{SandboxOptions, tell_usage};
+use super::sandbox_options::{SANDBOX, SandboxOptions, tell_usage};
 use super::say::{print, printable, say, say_error};
 use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
@@ -26,25 +26,24 @@ use crate::session::{self, Signals, Terminal};
 /// Which build to enter, and what to run there.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory», or what was built: its name, a store path, an installable such as
-    /// .#hello, or with -A the file [default: the kept directory that is the newest]
-    #[arg(value_name = "BUILD_DIR")]
+    /// Its kept directory, or its name [default: the newest]
+    #[arg(value_name = "BUILD_DIR", hide_short_help = true)]
     pub build_dir: Option<PathBuf>,
 
-    /// What to run in the sandbox, with its arguments [default: the build's shell]
-    #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
+    /// What to run in the sandbox [default: a shell]
+    #[arg(value_name = "COMMAND [ARG]", hide_short_help = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
 
     /// Run this line with the sandbox's shell
     #[arg(short = 'c', long = "command", value_name = "LINE", conflicts_with = "command")]
     pub line: Option<OsString>,
 
-    /// The attribute that was built, of the file in place of BUILD_DIR [default: ./default.nix]
+    /// What was built of default.nix, or of BUILD_DIR
     #[arg(short = 'A', long = "attr", value_name = "ATTRIBUTE")]
     pub attribute: Option<OsString>,
 
-    /// Enter the build as it was before it began, though there is a kept directory
-    #[arg(long)]
+    /// Enter the build as it was before it began
+    #[arg(long, hide_short_help = true)]
     pub fresh: bool,
 
     /// Options of the sandbox.
@@ -55,12 +54,12 @@ pub struct Options {
     #[command(flatten)]
     pub patch: PatchOptions,
 
-    /// Keep what is done in there, as a session that «nix-build-shell sessions enter NAME» enters again, and save no patch
+    /// Keep it all, for «sessions enter NAME»
     #[arg(long, value_name = "NAME", conflicts_with = "save_patch")]
     pub keep_session: Option<SessionName>,
 
-    /// Print what would be done, a step a line, and do nothing
-    #[arg(long)]
+    /// Print what would be done, and do nothing
+    #[arg(long, hide_short_help = true, help_heading = SANDBOX)]
     pub dry_run: bool,
 }
 

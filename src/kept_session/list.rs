@@ -45,6 +45,14 @@ pub struct Listed {
 /// # Errors
 /// When their directory cannot be read.
 pub fn list(sessions: &Sessions) -> Result<Vec<Listed>> {
+    Ok(names(sessions)?.iter().filter_map(|name| look_at(sessions, name)).collect())
+}
+
+/// What the sessions are called, in order, without a look at any of them.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn names(sessions: &Sessions) -> Result<Vec<SessionName>> {
     let cannot_read = || format!("cannot read {}", sessions.path.display());
     let mut names = Vec::new();
     for entry in Dir::read_from(&sessions.handle).with_context(cannot_read)? {
@@ -53,7 +61,7 @@ pub fn list(sessions: &Sessions) -> Result<Vec<Listed>> {
         names.extend(name.to_str().and_then(|name| name.parse::<SessionName>().ok()));
     }
     names.sort();
-    Ok(names.iter().filter_map(|name| look_at(sessions, name)).collect())
+    Ok(names)
 }
 
 fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {

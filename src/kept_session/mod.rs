@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 pub use self::description::Description;
-pub use self::list::{Listed, list};
+pub use self::list::{Listed, list, names};
 pub use self::name::SessionName;
 use self::running::Running;
 use crate::caller::Caller;

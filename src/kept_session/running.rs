@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended_is_none() {
-        let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let process = Process::named(Pid::from_child(&child)).unwrap();
         assert!(process.directory().is_some());
         drop(child.stdin.take());

@@ -58,6 +58,7 @@ pub fn whole_build(shell: &BuildShell, builder: &[u8], arguments: &[Vec<u8>]) ->
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Output};
 
@@ -123,8 +124,14 @@ mod tests {
             .unwrap()
     }
 
+    /// A build of this program by Nix has no /bin/bash.
+    fn bash_file() -> PathBuf {
+        let search_path = std::env::var_os("PATH").unwrap();
+        std::env::split_paths(&search_path).map(|directory| directory.join("bash")).find(|file| file.is_file()).unwrap()
+    }
+
     fn bash() -> BuildShell {
-        BuildShell { path: "/bin/bash".into(), applet: None, file: "/bin/bash".into() }
+        BuildShell { path: bash_file(), applet: None, file: bash_file() }
     }
 
     fn phases(first: &str, is_only_one: bool, directory: &Path) -> Phases {
@@ -206,7 +213,9 @@ mod tests {
     #[test]
     fn a_whole_build_is_the_builder_with_nothing_to_read() {
         let arguments = ["-ec", "read -r line || echo nothing for \"$*\"; exit 3", "builder", "two  words"];
-        let builder = |_: &Path| whole_build(&bash(), b"/bin/bash", &arguments.map(|word| word.as_bytes().to_vec()));
+        let builder = |_: &Path| {
+            whole_build(&bash(), bash_file().as_os_str().as_bytes(), &arguments.map(|word| word.as_bytes().to_vec()))
+        };
         assert_eq!(said(&run("", &[], &builder)), (vec!["nothing for two  words".into()], String::new(), 3));
     }
 
