@@ -14,6 +14,8 @@ mod descriptor_limit;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 pub mod kept_build;
 pub mod kept_session;

@@ -248,7 +248,7 @@ fn open_shell(
     let mut left = FailedBuild::open(&copy, &wishes, settings)?;
     left.notes.clear();
     if let StoreView::Closure { inputs, partial_outputs } = &mut left.store_view {
-        *partial_outputs = scratch.take_over_outputs(inputs)?;
+        *partial_outputs = caller.with_own_rights(|| scratch.take_over_outputs(inputs))??;
     }
     left.add_programs(&options.sandbox.with)?;
     let directories = scratch.directories();

@@ -27,6 +27,9 @@ bool shows_secret(const char *path);
 // Calls this for every process that is seen, with its directory in /proc, until one answers true.
 bool any_process(bool (*there)(const char *directory));
 
+// A new name in the copy of the build directory. The text stays until the next call.
+const char *new_name(void);
+
 // Whether descriptor number `n` was open when the program began.
 bool was_inherited(int n);
 

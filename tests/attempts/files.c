@@ -93,9 +93,9 @@ static bool chroot_out(void) {
     if (!become_root_of_own_namespaces()) {
         return false;
     }
-    mkdir("/tmp/jail", 0700);
+    const char *jail = new_name();
     int before = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (chroot("/tmp/jail") != 0 || fchdir(before) != 0) {
+    if (mkdir(jail, 0700) != 0 || chroot(jail) != 0 || fchdir(before) != 0) {
         return false;
     }
     for (int i = 0; i < 64; i++) {
@@ -127,7 +127,7 @@ static bool peel_root(void) {
     return read_by_path();
 }
 
-static bool mount_something(void) { return mount("none", "/tmp", "tmpfs", 0, NULL) == 0; }
+static bool mount_something(void) { return mount("none", "/tmp", "tmpfs", 0, NULL) == 0 && umount2("/tmp", MNT_DETACH) == 0; }
 static bool unmount_something(void) { return umount2(host("input"), MNT_DETACH) == 0; }
 
 static bool unmount_as_own_root(void) {
@@ -193,9 +193,9 @@ static bool link_to_input(void) {
     return made;
 }
 
-static bool make_device(void) { return mknod("/tmp/null", S_IFCHR | 0666, 1 << 8 | 3) == 0; }
+static bool make_device(void) { return mknod(new_name(), S_IFCHR | 0666, 1 << 8 | 3) == 0; }
 static bool make_device_as_own_root(void) {
-    return become_root_of_own_namespaces() && mknod("/tmp/own-null", S_IFCHR | 0666, 1 << 8 | 3) == 0;
+    return become_root_of_own_namespaces() && mknod(new_name(), S_IFCHR | 0666, 1 << 8 | 3) == 0;
 }
 
 const struct attempt on_files[] = {

@@ -7,7 +7,6 @@
 #include <linux/keyctl.h>
 #include <mqueue.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -54,15 +53,6 @@ static bool find_key_in_session(void) { return search_keyring(KEY_SPEC_SESSION_K
 static bool find_key_of_user(void) { return search_keyring(KEY_SPEC_USER_KEYRING); }
 static bool request_key(void) { return reads_key(syscall(SYS_request_key, "user", host("mark"), NULL, 0)); }
 static bool read_key_by_number(void) { return reads_key(host_number("key")); }
-static bool see_key(void) {
-    char line[4096];
-    FILE *keys = fopen("/proc/keys", "re");
-    bool found = false;
-    while (keys != NULL && !found && fgets(line, sizeof line, keys) != NULL) {
-        found = strstr(line, host("mark")) != NULL;
-    }
-    return found;
-}
 
 static bool set_kernel(const char *path) { return open(path, O_WRONLY | O_CLOEXEC) >= 0; }
 static bool set_core_pattern(void) { return set_kernel("/proc/sys/kernel/core_pattern"); }
@@ -74,11 +64,11 @@ static bool mount_cgroups(void) {
     if (!become_root_of_own_namespaces()) {
         return false;
     }
-    mkdir("/tmp/cgroups", 0700);
-    if (mount("none", "/tmp/cgroups", "cgroup2", 0, NULL) != 0) {
+    const char *directory = new_name();
+    if (mkdir(directory, 0700) != 0 || mount("none", directory, "cgroup2", 0, NULL) != 0 || chdir(directory) != 0) {
         return false;
     }
-    return open("/tmp/cgroups/cgroup.kill", O_WRONLY | O_CLOEXEC) >= 0 || open("/tmp/cgroups/cgroup.procs", O_WRONLY | O_CLOEXEC) >= 0;
+    return open("cgroup.kill", O_WRONLY | O_CLOEXEC) >= 0 || open("cgroup.procs", O_WRONLY | O_CLOEXEC) >= 0;
 }
 
 static bool type_into_terminal(void) {
@@ -103,8 +93,7 @@ static bool speak_to_console(void) {
 }
 
 static bool set_user_id_bit(void) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/set-id-%d", build, getpid());
+    const char *path = new_name();
     int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
     return file >= 0 && (fchmod(file, 04755) == 0 || chmod(path, 02755) == 0);
 }
@@ -123,7 +112,6 @@ const struct attempt on_kernel[] = {
     {"find a key in the user keyring", find_key_of_user},
     {"request a key", request_key},
     {"read a key by its number", read_key_by_number},
-    {"see a key in /proc/keys", see_key},
     {"set kernel.core_pattern", set_core_pattern},
     {"press a system request", press_system_request},
     {"set vm.mmap_min_addr", set_address_limit},

@@ -70,6 +70,13 @@ bool any_process(bool (*there)(const char *directory)) {
     return found;
 }
 
+const char *new_name(void) {
+    static char path[4096];
+    static int number;
+    snprintf(path, sizeof path, "%s/attempt-%d-%d", build, getpid(), number++);
+    return path;
+}
+
 bool was_inherited(int n) { return inherited[n]; }
 
 static bool write_text(const char *path, const char *text) {
