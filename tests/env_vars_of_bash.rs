@@ -72,10 +72,10 @@ fn part() -> impl Strategy<Value = Vec<u8>> {
     let escape = prop_oneof![
         prop::sample::select(b"abeEfnrtv\\'\"?qz \n".to_vec()).prop_map(|byte| vec![b'\\', byte]),
         "[0-7]{1,4}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
-        "x[0-9a-fA-F]{0,3}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
+        "x[{]?[0-9a-fA-F]{0,3}[}]?".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
         "u[0-9a-fA-F]{0,5}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
         "U000[0-9a-fA-F]{0,5}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
-        "c[a-zA-Z?]".prop_map(|letter| [b"\\", letter.as_bytes()].concat()),
+        "c([a-zA-Z?@]|\\\\\\\\|\\\\')".prop_map(|letter| [b"\\", letter.as_bytes()].concat()),
         byte().prop_filter("what ends it", |byte| !b"'\\".contains(byte)).prop_map(|byte| vec![byte]),
     ];
     let ansi_c_quoted =

@@ -79,7 +79,7 @@ def await_program(session, name):
     def is_there():
         try:
             return any(status(pid)["Name"] == name for pid in of_sandboxes(session))
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             # One of the run before has ended between the list and the look.
             return False
 

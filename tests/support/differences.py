@@ -324,7 +324,7 @@ DIFFERENCES = [
         settings=AS_ROOT,
     ),
     *each(
-        "the kernel's keys",
+        "the kernel's keys (`keyctl`)",
         {
             "call bytes of numbers of keys in the session keyring": (r"[1-9]\d*", "ENOSYS"),
             "call add a key to the thread keyring": (YES, "ENOSYS"),
