@@ -234,11 +234,8 @@ impl<'a> Scanner<'a> {
             },
             b'u' | b'U' => {
                 let digits = if byte == b'u' { 4 } else { 8 };
-                match self.number(16, digits).map(char::from_u32) {
-                    Some(Some(character)) => {
-                        value.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
-                    }
-                    Some(None) => {}
+                match self.number(16, digits) {
+                    Some(number) => push_utf8(number, value),
                     None => value.extend([b'\\', byte]),
                 }
             }
@@ -285,6 +282,21 @@ impl<'a> Scanner<'a> {
             }
         }
     }
+}
+
+/// As UTF-8 was before it was limited to characters: bash writes whatever number there is.
+fn push_utf8(number: u32, value: &mut Vec<u8>) {
+    let (first, more) = match number {
+        0..0x80 => return value.push(number as u8),
+        0x80..0x800 => (0xc0, 1),
+        0x800..0x1_0000 => (0xe0, 2),
+        0x1_0000..0x20_0000 => (0xf0, 3),
+        0x20_0000..0x400_0000 => (0xf8, 4),
+        0x400_0000..0x8000_0000 => (0xfc, 5),
+        _ => return,
+    };
+    value.push(first | (number >> (6 * more)) as u8);
+    value.extend((0..more).rev().map(|place| 0x80 | (number >> (6 * place)) as u8 & 0x3f));
 }
 
 fn unfinished<T>(name: &[u8]) -> Result<T> {
@@ -334,6 +346,7 @@ mod tests {
         assert_eq!(read(r"$'\c?\ca\cA'"), b"\x7f\x01\x01");
         assert_eq!(read(r"$'\c'"), b"\\c");
         assert_eq!(read(r"$'\c\\x\c\'y'"), b"\x1cx\x1c'y");
+        assert_eq!(read(r"$'\uDDA8\U10ffff\U00110000'"), b"\xed\xb6\xa8\xf4\x8f\xbf\xbf\xf4\x90\x80\x80");
         assert_eq!(read(r"$'\x{41}\x{141}\x{42'"), b"AAB");
     }
 

@@ -74,7 +74,7 @@ fn part() -> impl Strategy<Value = Vec<u8>> {
         "[0-7]{1,4}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
         "x[{]?[0-9a-fA-F]{0,3}[}]?".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
         "u[0-9a-fA-F]{0,5}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
-        "U000[0-9a-fA-F]{0,5}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
+        "U[0-7]?[0-9a-fA-F]{0,7}".prop_map(|digits| [b"\\", digits.as_bytes()].concat()),
         "c([a-zA-Z?@]|\\\\\\\\|\\\\')".prop_map(|letter| [b"\\", letter.as_bytes()].concat()),
         byte().prop_filter("what ends it", |byte| !b"'\\".contains(byte)).prop_map(|byte| vec![byte]),
     ];
