@@ -13,7 +13,7 @@ PYTEST = $(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m pytest
 PREFIX = /usr/local
 DESTDIR =
 
-.PHONY: help setup build install uninstall demo check test bench recording clean
+.PHONY: help setup build install uninstall demo check test fuzz mutants bench recording clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -43,6 +43,13 @@ check: setup ## format, lints, every test
 
 test: setup build ## only the tests against the real Nix; ARGS goes to pytest: make test ARGS='-k hostname'
 	$(PYTEST) $(ARGS)
+
+fuzz: setup ## feed every reader with ten million made-up inputs (RUNS=N: fewer), and compare 10,000 dumps with bash
+	@scripts/fuzz
+	NIX_BUILD_SHELL_CASES=10000 cargo test --locked --test env_vars_of_bash
+
+mutants: setup ## take each wall of the sandbox out, and see that its tests fail
+	$(AS_ROOT) env "PATH=$$PATH" "$(PYTHON)" tests/mutations/run $(ARGS)
 
 bench: setup ## measure the start-up, and compare it with bubblewrap's
 	@scripts/bench

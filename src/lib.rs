@@ -16,6 +16,8 @@ mod disk_usage;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 pub mod kept_build;
 pub mod kept_build_name;

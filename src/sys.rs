@@ -13,7 +13,7 @@ use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::net::ifreq;
 use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use rustix::io::{Errno, Result};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use crate::plan::Namespaces;
 
@@ -155,15 +155,6 @@ pub fn send_signal_as_parent(process: BorrowedFd<'_>, signal: Signal) -> Result<
         )
     }?;
     Ok(())
-}
-
-/// The process group of a process, or of this one: [`getpgid(2)`]. A group from outside of this PID namespace has the number 0.
-///
-/// [`getpgid(2)`]: https://man7.org/linux/man-pages/man2/getpgid.2.html
-pub fn process_group(process: Option<Pid>) -> Result<usize> {
-    let number = process.map_or(0, |process| process.as_raw_nonzero().get() as usize);
-    // SAFETY: no pointer is given.
-    unsafe { syscall(general::__NR_getpgid, [number, 0, 0, 0, 0, 0]) }
 }
 
 /// Makes an empty session keyring that of this process: [`keyctl(2)`] with `KEYCTL_JOIN_SESSION_KEYRING`.

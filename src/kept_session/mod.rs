@@ -178,8 +178,8 @@ impl Sessions {
             // It was not ended but killed.
             last.await_end().with_context(|| format!("the session {name} cannot be entered yet"))?;
         }
-        record::remove(scratch.handle(), RUNNING)?;
-        self.caller.with_own_rights(|| scratch.refresh())??;
+        self.caller
+            .with_own_rights(|| record::remove(scratch.handle(), RUNNING).and_then(|()| scratch.refresh()))??;
         Ok(Idle { scratch, name: name.clone(), description })
     }
 
@@ -210,7 +210,7 @@ impl Sessions {
             last.await_end().with_context(|| format!("the session {name} cannot be removed yet"))?;
         }
         // First of all: what is half removed is no session any more.
-        record::remove(scratch.handle(), DESCRIPTION)?;
+        self.caller.with_own_rights(|| record::remove(scratch.handle(), DESCRIPTION))??;
         scratch.remove()
     }
 
@@ -379,7 +379,7 @@ impl Held {
     /// # Errors
     /// The kernel's; the session is there all the same.
     pub fn end(mut self, scratch: Scratch) -> Result<String> {
-        record::remove(scratch.handle(), RUNNING)?;
+        self.caller.with_own_rights(|| record::remove(scratch.handle(), RUNNING))??;
         self.description.last_used = description::now();
         record::write(scratch.handle(), DESCRIPTION, &self.description, &self.caller)?;
         Ok(format!("kept as the session {0}: «nix-build-shell sessions enter {0}» enters it again", self.name))

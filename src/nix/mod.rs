@@ -20,13 +20,13 @@ mod output_paths;
 pub mod references_graph;
 pub mod sandbox_paths;
 pub mod settings;
-mod settings_answer;
+pub(crate) mod settings_answer;
 mod settings_cache;
 pub mod store;
 mod store_database;
 mod store_path;
 pub mod store_records;
-mod structured_attributes;
+pub(crate) mod structured_attributes;
 mod surroundings;
 pub mod tmpfs_size;
 

@@ -252,8 +252,11 @@ impl Plan {
     #[must_use]
     pub fn executed(mut self, terminal: Option<CommandTerminal>, as_pid_1: bool) -> Self {
         if let Some(terminal) = terminal {
-            let last = self.steps.iter().position(|step| *step == Step::CloseDescriptors).unwrap_or(self.steps.len());
-            self.steps.insert(last, Step::OpenTerminal(terminal));
+            for step in &mut self.steps {
+                if *step == Step::LeadSession {
+                    *step = Step::OpenTerminal(terminal);
+                }
+            }
         }
         Self { as_pid_1, ..self }
     }
@@ -280,11 +283,12 @@ fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Setti
     steps.push(Step::FilterSystemCalls(if settings.filter_syscalls {
         SystemCallFilter::of_build()
     } else {
-        SystemCallFilter::of_terminal()
+        SystemCallFilter::of_host()
     }));
     steps.extend([
         Step::HideFromCommand,
         Step::DropCapabilities,
+        Step::LeadSession,
         Step::CloseDescriptors,
         Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
     ]);

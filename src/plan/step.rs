@@ -120,6 +120,9 @@ pub enum Step {
     ForbidNewPrivileges,
     /// Let this program decide about every system call from now on. Needs [`Step::ForbidNewPrivileges`] before.
     FilterSystemCalls(SystemCallFilter),
+    /// Lead a session of its own, which no terminal controls, and with it a process group: whoever is in the caller's could signal all
+    /// that are in it, himself included, wherever they run.
+    LeadSession,
     /// Make a pseudo-terminal of the sandbox's own with the modes and the size of the caller's terminal, hand its master to the parent,
     /// and become the leader of a session that it controls. Needs `/dev/pts`, and [`Step::PivotRoot`] before.
     OpenTerminal(CommandTerminal),
@@ -196,8 +199,12 @@ impl fmt::Display for Step {
             Self::LeaveSessionKeyring => write!(f, "leave the session keyring for an empty one"),
             Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
             Self::FilterSystemCalls(_) => {
-                write!(f, "filter system calls (no set-id bits, no extended attributes, no typing into the terminal)")
+                write!(
+                    f,
+                    "filter system calls (no set-id bits, no extended attributes, no typing into the terminal, no keys)"
+                )
             }
+            Self::LeadSession => write!(f, "lead a session of its own, without a terminal"),
             Self::OpenTerminal(CommandTerminal { replaces: [_, output, error], .. }) => {
                 let others = match (output, error) {
                     (true, true) => ", output and error",

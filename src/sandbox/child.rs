@@ -224,6 +224,7 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
+        Step::LeadSession => process::setsid().map(drop),
         Step::OpenTerminal(terminal) => open_terminal(*terminal, parent),
         Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
@@ -441,11 +442,14 @@ extern "C" fn become_command(argument: *mut c_void) -> ! {
     sys::exit(FAILED)
 }
 
-/// As a shell starts a job: a process group of its own, in the foreground of the terminal or not. All signals are blocked, so that
-/// to ask for the foreground from the background does not stop this process.
-fn lead_process_group(terminal: CommandTerminal) -> Result<()> {
+/// As a shell starts a job: a process group of its own, in the foreground of the terminal, if there is one, or not. All signals are
+/// blocked, so that to ask for the foreground from the background does not stop this process.
+fn lead_process_group(terminal: Option<CommandTerminal>) -> Result<()> {
     process::setpgid(None, None)?;
-    if terminal.in_foreground { tcsetpgrp(stdin(), process::getpid()) } else { Ok(()) }
+    match terminal {
+        Some(CommandTerminal { in_foreground: true, .. }) => tcsetpgrp(stdin(), process::getpid()),
+        _ => Ok(()),
+    }
 }
 
 impl Execution<'_> {
@@ -454,7 +458,7 @@ impl Execution<'_> {
             // Our parent stands still until we have executed the command: it cannot have died before.
             process::set_parent_process_death_signal(Some(Signal::KILL))?;
         }
-        self.terminal.map_or(Ok(()), lead_process_group)
+        lead_process_group(self.terminal)
     }
 
     /// Comes back only with an error.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::child::{self, Descriptors};
 use super::clone3::Child;
 use super::message::Message;
-use super::{Sandbox, channel, drop_supplementary_groups, hear, id_map, refusal};
+use super::{Sandbox, channel, drop_supplementary_groups, hear, id_map, refusal, standard_descriptors};
 use crate::plan::Plan;
 use crate::sys;
 
@@ -19,6 +19,7 @@ use crate::sys;
 /// # Errors
 /// As of [`start`](super::start); and where the namespaces are none that maps its builder to the caller.
 pub fn join(plan: &Plan) -> Result<Sandbox> {
+    standard_descriptors::check()?;
     drop_supplementary_groups()?;
     // The kernel does not take a PID namespace down before the last process in it is reaped. Were that left to us, whoever ended
     // the session would have to wait for us, stopped as we may be.

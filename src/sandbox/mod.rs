@@ -14,13 +14,14 @@ mod message;
 mod namespaces;
 mod refusal;
 pub mod seccomp;
+mod standard_descriptors;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process_group};
 use rustix::thread::set_thread_groups;
 
 use self::cgroup::Cgroup;
@@ -81,6 +82,7 @@ impl Groundwork {
     }
 
     fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
+        standard_descriptors::check()?;
         drop_supplementary_groups()?;
         // The children of whom ignores SIGCHLD have no status, and their numbers are free for others as soon as they end.
         sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
@@ -286,7 +288,7 @@ impl Sandbox {
         self.as_pid_1
     }
 
-    /// Gives the first process an order, which only one that serves a command with a terminal of the sandbox's own takes.
+    /// Gives the first process an order, which one that is the command itself does not take.
     ///
     /// # Errors
     /// None when the sandbox has ended already.
@@ -295,6 +297,21 @@ impl Sandbox {
             Ok(_) => self.send_signal(Signal::CONT),
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+        }
+    }
+
+    /// Sends `signal` to the command's whole process group, as the kernel does for a key of a terminal.
+    ///
+    /// # Errors
+    /// None when the sandbox has ended already.
+    pub fn send_signal_to_group(&self, signal: Signal) -> Result<()> {
+        if !self.as_pid_1 {
+            return self.order(Order::Signal(signal));
+        }
+        // It leads its group, and has not been reaped: nobody else has the number.
+        match kill_process_group(self.first.pid, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).context("cannot send a signal to the sandbox"),
         }
     }
 

@@ -8,20 +8,20 @@ mod file_copy;
 mod kept;
 mod outputs;
 mod phase_note;
+#[cfg(test)]
+mod races;
 mod remove;
 mod session_state;
 
 use std::ffi::{CString, OsStr};
-use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chownat, fchmod, fchown, flock, fstat,
-    fstatvfs, mkdirat, openat, renameat, statat,
+    fstatvfs, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -42,6 +42,8 @@ const PREFIX: &str = ".nix-build-shell-scratch-";
 const KEPT_PREFIX: &str = "nix-build-shell-kept-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
+/// How many directories are made before it is clear that somebody takes each away.
+const MOST_ATTEMPTS: usize = 100;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -257,6 +259,15 @@ impl Scratch {
             .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))
     }
 
+    /// Whether the directory is that of the user who called sudo by now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn is_handed_over(&self, caller: &Caller) -> Result<bool> {
+        let owner = fstat(&self.handle).context("cannot look at the scratch directory")?.st_uid;
+        Ok(caller.must_change_ids() && owner == caller.uid.as_raw())
+    }
+
     /// The copy of the build directory, opened.
     ///
     /// # Errors
@@ -363,35 +374,52 @@ fn check_parent(parent: &Path, handle: &OwnedFd, kept: Option<&Path>, remedy: &s
     Ok(())
 }
 
-/// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one: then another.
+/// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one, or under sudo the user,
+/// whose the parent may be, may put another in its place: then another.
 fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(PathBuf, OwnedFd)> {
-    loop {
-        let path = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(RANDOM_CHARACTERS)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-            .map_err(|error| {
-                // tempfile wraps the kernel's answer with a path that means nothing to the caller.
-                let inner = error.get_ref().and_then(|wrapped| wrapped.source());
-                let reason = inner.map_or_else(|| error.to_string(), ToString::to_string);
-                anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display())
-            })?
-            .keep();
+    for _ in 0..MOST_ATTEMPTS {
+        let path = make_anywhere(parent, parent_handle)
+            .map_err(|reason| anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display()))?;
         let name = path.file_name().unwrap_or_default();
         let Ok(handle) = openat(parent_handle, name, DIRECTORY, Mode::empty()) else {
             continue;
         };
         match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if is_still_there(parent_handle, name, &handle) => return Ok((path, handle)),
+            Ok(()) if is_still_there(parent_handle, name, &handle) && is_as_made(&handle) => return Ok((path, handle)),
             Ok(()) | Err(Errno::WOULDBLOCK) => {}
             Err(errno) => {
-                let _ = std::fs::remove_dir(&path);
+                let _ = unlinkat(parent_handle, name, AtFlags::REMOVEDIR);
                 return Err(errno)
                     .with_context(|| format!("cannot lock a scratch directory in {}; {remedy}", parent.display()));
             }
         }
     }
+    bail!("another program takes every scratch directory away that is made in {}; {remedy}", parent.display())
+}
+
+/// Makes an empty directory that nobody but we may enter, under a name that nobody can foretell.
+fn make_anywhere(parent: &Path, parent_handle: &OwnedFd) -> std::io::Result<PathBuf> {
+    let make = |path: &Path| Ok(mkdirat(parent_handle, path.file_name().unwrap_or_default(), Mode::RWXU)?);
+    let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM_CHARACTERS).make_in(parent, make)?;
+    let ((), path) = made.keep()?;
+    Ok(path)
+}
+
+/// Whether a directory is ours alone, and empty, as one that we have just made: what others could enter is no place to write to with
+/// root's rights.
+fn is_as_made(directory: &OwnedFd) -> bool {
+    let is_ours = fstat(directory).is_ok_and(|status| {
+        let mode = Mode::from_raw_mode(status.st_mode);
+        status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO)
+    });
+    is_ours && is_empty(directory)
+}
+
+/// Whether nothing is in a directory.
+fn is_empty(directory: &OwnedFd) -> bool {
+    Dir::read_from(directory).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
+    })
 }
 
 /// Whether `name` in `parent` still is the directory that was opened as `handle`.

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 
+use crate::caller::Caller;
 use crate::descriptor_limit::DescriptorLimit;
 
 /// Directories open at once; what is nested deeper is moved up first.
@@ -23,15 +24,17 @@ const MOST_OPEN: usize = 64;
 /// The first thing that resists.
 pub(crate) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
     let _limit = DescriptorLimit::raise();
-    // Under sudo it was handed to the caller; root takes it back, so that nothing moves while it is removed.
-    if geteuid().is_root() {
-        fchown(top, Some(geteuid()), Some(getegid()))?;
-    }
-    fchmod(top, Mode::RWXU)?;
-    let mut removal = Removal { top: top.as_fd(), moved_up: 0 };
+    let caller = Caller::current();
+    // What was handed to the user who called sudo is removed with his rights: he may move things in there meanwhile, and is to get
+    // nothing removed that he could not remove himself.
+    let is_handed_over = caller.must_change_ids() && fstat(top)?.st_uid == caller.uid.as_raw();
     // Directories that were moved up are entries of `top`: another round meets them.
     loop {
-        removal.empty(top.as_fd(), 1)?;
+        if is_handed_over {
+            caller.with_own_rights(|| empty(top))??;
+        } else {
+            empty(top)?;
+        }
         match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
@@ -52,6 +55,12 @@ pub(super) fn remove_entry(parent: &OwnedFd, name: &CStr) -> Result<()> {
     }
     let top = open_with_all_permissions(parent.as_fd(), name)?;
     remove_tree(parent, OsStr::from_bytes(name.to_bytes()), &top)
+}
+
+/// Removes all that is in `top`, but perhaps for what was moved up.
+fn empty(top: &OwnedFd) -> Result<()> {
+    fchmod(top, Mode::RWXU)?;
+    Removal { top: top.as_fd(), moved_up: 0 }.empty(top.as_fd(), 1)
 }
 
 struct Removal<'a> {
@@ -84,6 +93,17 @@ impl Removal<'_> {
         Ok(())
     }
 
+    /// Moves a directory to the top, under a name that the build has not used there.
+    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        loop {
+            self.moved_up += 1;
+            match renameat(parent, name, self.top, format!("moved-up-{}", self.moved_up)) {
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                moved => return moved,
+            }
+        }
+    }
+
     fn remove_directory(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
         let what = || format!("cannot remove {}", name.to_string_lossy());
         // An empty one goes at once, and needs no permission of its own.
@@ -94,9 +114,7 @@ impl Removal<'_> {
         }
         let directory = open_with_all_permissions(parent, name).with_context(what)?;
         if depth == MOST_OPEN {
-            self.moved_up += 1;
-            let new_name = format!("moved-up-{}", self.moved_up);
-            return renameat(parent, name, self.top, new_name).with_context(what);
+            return self.move_up(parent, name).with_context(what);
         }
         loop {
             self.empty(directory.as_fd(), depth + 1)?;
@@ -154,6 +172,16 @@ mod tests {
             mkdirat(&directory, "deeper", Mode::RWXU).unwrap();
             directory = openat(&directory, "deeper", OFlags::PATH, Mode::empty()).unwrap();
         }
+        remove(&setting);
+    }
+
+    #[test]
+    fn names_that_a_build_may_have_foreseen_are_no_obstacle() {
+        let setting = tempfile::tempdir().unwrap();
+        let tree = setting.path().join("tree");
+        std::fs::create_dir_all(tree.join("d/".repeat(3 * MOST_OPEN))).unwrap();
+        std::fs::create_dir_all(tree.join("moved-up-1/full")).unwrap();
+        std::fs::write(tree.join("moved-up-2"), "").unwrap();
         remove(&setting);
     }
 

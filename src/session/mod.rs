@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use self::on_terminal::OnTerminal;
 pub use self::signals::{Interrupted, Received, Signals};
@@ -29,20 +30,42 @@ pub fn wait(sandbox: &mut Sandbox, signals: &Signals, terminal: Option<Terminal>
     }
 }
 
-/// The same for a command that has the caller's own descriptors, in his own process group.
+/// The same for a command that has the caller's own descriptors. It is in no process group of the caller's, so what the kernel sends to
+/// that, for a key of his terminal, is passed on to the command's; and when we are stopped, so is it.
 fn wait_beside(sandbox: &mut Sandbox, signals: &Signals) -> Result<u8> {
+    let job_control = Signals::block_job_control()?;
     loop {
-        let mut events =
-            [PollFd::new(sandbox.changes(), PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut events = [
+            PollFd::new(sandbox.changes(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(job_control.as_fd(), PollFlags::IN),
+        ];
         wait_for_any(&mut events)?;
-        let [changed, signalled] = events.map(|event| !event.revents().is_empty());
+        let [changed, signalled, controlled] = events.map(|event| !event.revents().is_empty());
         if changed {
             return sandbox.wait();
         }
-        if signalled && let Some(signal) = signals.take_from_outside()? {
-            sandbox.send_signal(signal)?;
+        if signalled && let Some(received) = signals.take()? {
+            pass_on(sandbox, received)?;
+        }
+        if controlled && let Some(received) = job_control.take()? {
+            match received.signal {
+                Signal::TSTP => {
+                    sandbox.send_signal_to_group(Signal::TSTP)?;
+                    job_control.stop_alone()?;
+                    sandbox.send_signal_to_group(Signal::CONT)?;
+                }
+                Signal::CONT => sandbox.send_signal_to_group(Signal::CONT)?,
+                // The caller's terminal has a new size, and the command has none.
+                _ => {}
+            }
         }
     }
+}
+
+/// What another process sends is meant for the command; what the kernel sends, for a key or a hang-up, for the whole job.
+fn pass_on(sandbox: &Sandbox, Received { signal, from_kernel }: Received) -> Result<()> {
+    if from_kernel { sandbox.send_signal_to_group(signal) } else { sandbox.send_signal(signal) }
 }
 
 fn wait_for_any(events: &mut [PollFd<'_>]) -> Result<()> {

@@ -1,0 +1,109 @@
+//! Somebody changes a directory while it is copied, or removed: what he puts in the way of it is never followed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
+use tempfile::TempDir;
+
+use super::copy::{Failure, Source, Unreadable, copy_tree};
+use super::remove::remove_tree;
+use super::{DIRECTORY, openat};
+use crate::caller::Caller;
+
+/// How often each thing is done while it is disturbed.
+const ROUNDS: usize = 400;
+
+/// Has these two names changed for each other, again and again, while `work` goes on.
+fn while_swapping(pairs: &[(PathBuf, PathBuf)], work: impl FnOnce()) {
+    let ends = AtomicBool::new(false);
+    let begun = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                for (one, other) in pairs {
+                    // One of them may be removed in this moment.
+                    let _ = renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
+                }
+                begun.store(true, Ordering::Relaxed);
+            }
+        });
+        while !begun.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        work();
+        ends.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A directory outside with a file that is nobody else's business.
+fn precious(setting: &Path) -> PathBuf {
+    let precious = setting.join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "secret").unwrap();
+    precious
+}
+
+fn holds_secret(directory: &Path) -> bool {
+    walkdir::WalkDir::new(directory)
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file())
+        .any(|entry| fs::read(entry.path()).is_ok_and(|text| text == b"secret"))
+}
+
+#[test]
+fn a_copy_follows_no_link_and_waits_for_no_fifo_that_is_put_into_its_way() {
+    let setting = TempDir::new().unwrap();
+    let precious = precious(setting.path());
+    let (kept, aside) = (setting.path().join("kept"), setting.path().join("aside"));
+    fs::create_dir_all(kept.join("directory")).unwrap();
+    fs::create_dir(&aside).unwrap();
+    for name in ["file", "other", "directory/file"] {
+        fs::write(kept.join(name), "plain").unwrap();
+    }
+    symlink(&precious, aside.join("directory")).unwrap();
+    symlink(precious.join("file"), aside.join("file")).unwrap();
+    mknodat(CWD, aside.join("other"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let pairs = ["directory", "file", "other"].map(|name| (kept.join(name), aside.join(name)));
+    while_swapping(&pairs, || {
+        for _ in 0..ROUNDS {
+            let target = TempDir::new_in(setting.path()).unwrap();
+            let handle = openat(CWD, &kept, DIRECTORY, Mode::empty()).unwrap();
+            let source = Source { path: &kept, handle: &handle };
+            let into = openat(CWD, target.path(), DIRECTORY, Mode::empty()).unwrap();
+            // It may give up, in words: what it copies is not there any more.
+            if let Err(failure) = copy_tree(&source, into, &Caller::current(), Unreadable::Fail, &|| Ok(())) {
+                assert!(matches!(failure, Failure::Other(_)), "{failure:?}");
+            }
+            assert!(!holds_secret(target.path()));
+        }
+    });
+}
+
+#[test]
+fn a_removal_follows_no_link_that_is_put_into_its_way() {
+    let setting = TempDir::new().unwrap();
+    let precious = precious(setting.path());
+    let (tree, aside) = (setting.path().join("tree"), setting.path().join("aside"));
+    let parent = openat(CWD, setting.path(), DIRECTORY, Mode::empty()).unwrap();
+    symlink(&precious, &aside).unwrap();
+    while_swapping(&[(tree.join("directory"), aside.clone())], || {
+        for _ in 0..ROUNDS {
+            fs::create_dir_all(tree.join("directory/below")).unwrap();
+            fs::write(tree.join("directory/file"), "").unwrap();
+            let top = openat(&parent, "tree", DIRECTORY, Mode::empty()).unwrap();
+            // It may give up as well; another round goes on.
+            while remove_tree(&parent, "tree".as_ref(), &top).is_err() {}
+            assert!(precious.join("file").exists());
+            // What was swapped out is somebody else's to remove.
+            if !aside.is_symlink() {
+                let _ = fs::remove_dir_all(&aside);
+                symlink(&precious, &aside).unwrap();
+            }
+        }
+    });
+}
