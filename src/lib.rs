@@ -14,6 +14,7 @@ mod descriptor_limit;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
+pub mod heap;
 pub mod history;
 pub mod kept_build;
 pub mod kept_session;
