@@ -5,6 +5,7 @@ mod cgroup;
 mod child;
 pub mod clone3;
 mod forerunner;
+mod head_start;
 mod id_map;
 mod init;
 mod join;
@@ -29,6 +30,7 @@ pub use self::cgroup::Usage;
 use self::child::{Descriptors, Task};
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
+pub use self::head_start::give_up as give_up_head_start;
 pub use self::join::join;
 pub(crate) use self::message::Order;
 use self::message::{Message, receive};
@@ -382,6 +384,8 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.reaped {
+            // The kernel is taking the namespaces down.
+            head_start::unmap_text();
             self.first.end();
         }
     }
