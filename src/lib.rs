@@ -17,6 +17,8 @@ pub mod failed_log;
 pub mod history;
 pub mod kept_build;
 pub mod kept_session;
+pub mod limits;
+pub mod machine;
 pub mod made_outputs;
 pub mod nix;
 mod os_text;

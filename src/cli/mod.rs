@@ -1,8 +1,10 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod check_system;
 mod enter;
 mod header;
 mod interactive;
+mod limit_options;
 mod patch_options;
 mod phases;
 mod resume;
@@ -26,7 +28,8 @@ const USAGE: &str = "\
 nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
        nix-build-shell phases BUILD_DIR
        nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
-       nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
+       nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]
+       nix-build-shell check-system";
 
 const AFTER_HELP: &str = "\
 The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
@@ -75,6 +78,8 @@ pub enum Subcommand {
     Resume(resume::Options),
     /// List the sessions that --keep-session has kept, enter one again, or remove it
     Sessions(sessions::Options),
+    /// Tell what this machine allows: namespaces, overlayfs, cgroups, Nix; status 0 only if a sandbox can start
+    CheckSystem(check_system::Options),
 }
 
 impl Invocation {
@@ -130,6 +135,7 @@ impl Invocation {
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
             Self::Other(Subcommand::Resume(options)) => resume::run(options),
             Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
+            Self::Other(Subcommand::CheckSystem(options)) => check_system::run(options),
         }
     }
 }

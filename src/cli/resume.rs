@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::interactive::{Interactive, is_at_terminal};
-use super::sandbox_options::{SandboxOptions, tell_usage};
+use super::limit_options::tell_usage;
+use super::sandbox_options::SandboxOptions;
 use super::say::{say, say_error};
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::caller::Caller;
@@ -53,8 +54,8 @@ fn phase_name(text: &str) -> Result<String, String> {
     if is_name { Ok(text.to_owned()) } else { Err("a phase has letters, digits and underscores".into()) }
 }
 
-/// Statuses after which there is nothing to look at: there was no such phase, or somebody has sent SIGHUP, SIGINT or SIGTERM.
-const ENDED_BY_US: [u8; 4] = [125, 128 + 1, 128 + 2, 128 + 15];
+/// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP, SIGINT or SIGTERM.
+const ENDED_BY_US: [u8; 5] = [124, 125, 128 + 1, 128 + 2, 128 + 15];
 
 /// What is to be run, and what it has to find.
 struct Task {
@@ -94,9 +95,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
     let command = command(&build, &task)?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
+    let plan = plan.executed(None, options.sandbox.as_pid_1).limited(&options.sandbox.limits.limits(), &caller)?;
     options.sandbox.tell(&build, &copied, &plan);
     // It reads nothing, so it wants no terminal of its own.
-    let status = carry_out(plan, &signals, None, &options.sandbox)?;
+    let status = carry_out(&plan, &signals, None, &options.sandbox)?;
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
@@ -195,12 +197,11 @@ fn command(build: &FailedBuild, task: &Task) -> Result<Vec<OsString>> {
 }
 
 /// Runs what is planned, which has `terminal` in place of the caller's if there is one.
-fn carry_out(plan: Plan, signals: &Signals, terminal: Option<Terminal>, options: &SandboxOptions) -> Result<u8> {
-    let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.as_pid_1);
-    let mut sandbox = sandbox::start(&plan)?;
-    let status = session::wait(&mut sandbox, signals, terminal)?;
+fn carry_out(plan: &Plan, signals: &Signals, terminal: Option<Terminal>, options: &SandboxOptions) -> Result<u8> {
+    let mut sandbox = sandbox::start(plan)?;
+    let ending = session::wait(&mut sandbox, signals, terminal, options.limits.time())?;
     tell_usage(&sandbox);
-    Ok(status)
+    Ok(options.limits.status(ending))
 }
 
 /// Says that all succeeded, and what there is now. Returns the status that says the same.
@@ -255,15 +256,24 @@ fn open_shell(
     if !is_at_terminal() {
         let no_command: [&Path; 0] = [];
         let plan = Plan::new(&left, settings, caller, directories, &no_command)?;
+        let (terminal, plan) = on_terminal(plan, options, caller)?;
         options.sandbox.tell(&left, &CopySummary::default(), &plan);
-        return carry_out(plan, signals, Terminal::of_caller(), &options.sandbox).map(drop);
+        return carry_out(&plan, signals, terminal, &options.sandbox).map(drop);
     }
     // The log is not of what has failed now.
     let mut interactive = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), None)?;
     interactive.fill(scratch, &left, caller)?;
     let plan = Plan::for_session(&left, settings, caller, directories, &interactive.session)?;
+    let (terminal, plan) = on_terminal(plan, options, caller)?;
     options.sandbox.tell(&left, &CopySummary::default(), &plan);
-    carry_out(plan, signals, Terminal::of_caller(), &options.sandbox)?;
+    carry_out(&plan, signals, terminal, &options.sandbox)?;
     interactive.keep_history(scratch, caller);
     Ok(())
+}
+
+/// The caller's terminal, if there is one, and the plan for a command that has it.
+fn on_terminal(plan: Plan, options: &Options, caller: &Caller) -> Result<(Option<Terminal>, Plan)> {
+    let terminal = Terminal::of_caller();
+    let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+    Ok((terminal, plan.limited(&options.sandbox.limits.limits(), caller)?))
 }

@@ -30,6 +30,7 @@ mod surroundings;
 pub mod tmpfs_size;
 
 pub use self::build_log::BuildLog;
+pub use self::nix_program::version_of_nix;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;

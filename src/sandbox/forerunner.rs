@@ -253,6 +253,8 @@ fn create_child(orders: &Orders, namespaces: Namespaces) -> std::result::Result<
         unsafe { child::spawn(task, namespaces, cgroup, &orders.child_pidfd, &orders.child) }
     };
     match create(cgroup) {
+        // SAFETY: as above.
+        Err(errno) if cgroup.is_some() && unsafe { &*task }.has_limits() => return Err(Message::NoCgroup(errno)),
         Err(errno) if cgroup.is_some() => {
             orders.refused_cgroup.store(errno.raw_os_error(), Ordering::Relaxed);
             create(None)

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::message::{Message, Report};
-use crate::plan::{Namespaces, Plan, Step};
+use crate::plan::{Namespaces, OwnCgroup, Plan, Step};
 
 /// Why the namespaces could not be created.
 pub(super) fn of_namespaces(errno: Errno) -> Error {
@@ -20,6 +20,9 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
     match message {
         Message::Failed(report) => Some(Machine::here().refused_step(plan, report)),
         Message::NoNamespaces(errno) => Some(of_namespaces(errno)),
+        Message::NoCgroup(errno) => {
+            Some(anyhow!("cannot start the sandbox in a cgroup of its own, so its limits cannot be kept: {errno}"))
+        }
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
         Message::Terminal | Message::GoesOn(_) | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
     }
@@ -86,6 +89,7 @@ impl Machine<'_> {
                 Errno::NOENT => ": the program that it asks for as its interpreter is not there",
                 Errno::NOEXEC => ": it is no program for this machine",
                 Errno::ACCESS => ": it may not be executed",
+                Errno::NOMEM | Errno::AGAIN if plan.limits.words.is_some() => ": the limits leave it no room",
                 _ => "",
             };
             return anyhow!("cannot execute the build's shell {program}: {errno}{cause}");
@@ -103,6 +107,9 @@ impl Machine<'_> {
             }
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
+            }
+            (Step::GoOnInPidNamespace, Errno::ACCESS) if plan.cgroup != OwnCgroup::Unwanted => {
+                "the cgroup that limits the sandbox lets nobody in from here: call it where the session was begun from"
             }
             (Step::GoOnInPidNamespace, Errno::NOMEM | Errno::INVAL) => "the sandbox has just ended",
             (Step::Bind { .. }, Errno::ACCESS) => {

@@ -241,7 +241,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The kernel's.
-    fn hand_over(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn hand_over(&self, caller: &Caller) -> Result<()> {
         if !caller.must_change_ids() {
             return Ok(());
         }
