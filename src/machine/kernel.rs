@@ -84,12 +84,12 @@ pub(super) fn cgroups() -> Fact {
     match OwnCgroup::place() {
         Ok(directory) => match Controllers::tried_in(&directory) {
             Ok(controllers) if controllers.is_complete() => {
-                Fact::there(SUBJECT, format!("delegated, and limits {controllers}: {}", directory.display()))
+                Fact::there(SUBJECT, format!("{} is yours, and limits {controllers}", directory.display()))
             }
             Ok(controllers) => Fact::dispensable(
                 SUBJECT,
                 format!(
-                    "delegated, and limits {controllers}: {}; other limits are those of processes",
+                    "{} is yours, and limits {controllers}; other limits are those of processes",
                     directory.display()
                 ),
             ),

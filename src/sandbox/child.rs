@@ -21,7 +21,7 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType
 
 use super::clone3::{self, Child};
 use super::message::{Message, Report, receive, send_with};
-use super::{init, landlock};
+use super::{init, landlock, read_only};
 use crate::plan::{Access, Command, CommandTerminal, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
@@ -351,7 +351,11 @@ fn bind(source: &CStr, target: &CStr, recursive: bool, access: Access) -> Result
     }
     match access {
         Access::ReadWrite | Access::AsSource => Ok(()),
-        Access::ReadOnly => sys::make_mount_read_only(target, recursive),
+        Access::ReadOnly => match sys::make_mount_read_only(target, recursive) {
+            // Before Linux 5.12.
+            Err(Errno::NOSYS) => read_only::remount(target, recursive),
+            made => made,
+        },
     }
 }
 

@@ -198,7 +198,8 @@ extern "C" fn main(argument: *mut c_void) -> ! {
 
 fn run(orders: &Orders) -> std::result::Result<(), Message> {
     let die_with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    if die_with_parent.is_err() || getppid() != orders.parent {
+    die_with_parent.map_err(Message::NoForerunner)?;
+    if getppid() != orders.parent {
         sys::exit(FAILED);
     }
     let others = orders.namespaces.without(Namespaces::USER);
@@ -234,10 +235,13 @@ fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
     drop(limit);
     // SAFETY: the parent keeps the socket open until this process has been reaped.
     let socket = unsafe { BorrowedFd::borrow_raw(orders.network) };
-    // A child that has failed already does not listen, but it has told.
-    let _ = send_with(socket, &[0], namespace.as_fd());
+    let sent = send_with(socket, &[0], namespace.as_fd());
     sys::close(namespace);
-    Ok(())
+    match sent {
+        // A child that has failed already does not listen, but it has told.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        Err(errno) => Err(Message::NoHandover(errno)),
+    }
 }
 
 /// Creates the child as soon as the parent has published its task.

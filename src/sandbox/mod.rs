@@ -12,6 +12,7 @@ mod landlock;
 mod loopback;
 mod message;
 mod namespaces;
+mod read_only;
 mod refusal;
 pub mod seccomp;
 

@@ -23,6 +23,10 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
         Message::NoCgroup(errno) => {
             Some(anyhow!("cannot start the sandbox in a cgroup of its own, so its limits cannot be kept: {errno}"))
         }
+        Message::NoForerunner(errno) => {
+            Some(anyhow!("cannot let the process that makes the sandbox's namespaces end with this one: {errno}"))
+        }
+        Message::NoHandover(errno) => Some(anyhow!("cannot hand the sandbox its network namespace: {errno}")),
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
         Message::Terminal | Message::GoesOn(_) | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
     }
@@ -45,7 +49,7 @@ impl Machine<'_> {
             Errno::NOSPC | Errno::USERS => self.exhausted_namespaces(),
             Errno::PERM | Errno::ACCESS => self.forbidden_namespaces(),
             Errno::NOSYS if self.is_confined() => CONFINED.into(),
-            Errno::NOSYS => "the kernel has no clone3: Linux 5.12 or newer is needed".into(),
+            Errno::NOSYS => "the kernel has no clone3: Linux 5.10 or newer is needed".into(),
             Errno::AGAIN => "the limit of processes is reached: see «ulimit -u»".into(),
             Errno::MFILE | Errno::NFILE => "too many files are open: see «ulimit -n»".into(),
             _ => "see user_namespaces(7) for what may forbid them".into(),
@@ -118,13 +122,13 @@ impl Machine<'_> {
             _ if may_not && self.apparmor_forbids() => APPARMOR,
             (Step::JoinNetwork, Errno::PIPE) => "the process that makes it was killed",
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
-            (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
+            (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.10 or newer is needed",
             (Step::OpenTerminal(_), Errno::IO) => "the terminal on standard input has hung up",
             (Step::FilterSystemCalls(_), Errno::NOSYS) if self.is_confined() => CONFINED,
             (Step::FilterSystemCalls(_), Errno::NOSYS | Errno::INVAL) => {
                 "the kernel was built without filters (CONFIG_SECCOMP_FILTER)"
             }
-            (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.12 or newer is needed",
+            (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.10 or newer is needed",
             (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"devpts" => {
                 "the kernel was built without pseudo-terminals"
             }
@@ -212,7 +216,7 @@ mod tests {
         let files = [("self/status", "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n")];
         assert!(refused(Errno::PERM, &files).contains("seccomp=unconfined"));
         assert!(refused(Errno::NOSYS, &files).contains("seccomp=unconfined"));
-        assert!(refused(Errno::NOSYS, &[]).contains("Linux 5.12"));
+        assert!(refused(Errno::NOSYS, &[]).contains("Linux 5.10"));
     }
 
     #[test]
