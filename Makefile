@@ -9,7 +9,7 @@ PYTHON = $$(scripts/install-prerequisites --python)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTEST = $(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m pytest
 
-.PHONY: help setup build demo check test bench clean
+.PHONY: help setup build demo check test soak bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -33,6 +33,9 @@ check: setup ## format, lints, every test
 
 test: setup build ## only the tests against the real Nix; ARGS goes to pytest: make test ARGS='-k hostname'
 	$(PYTEST) $(ARGS)
+
+soak: setup build ## start 10,000 sandboxes in a row and 64 at a time for five minutes: nothing may be left
+	@$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" scripts/soak $(ARGS)
 
 bench: setup ## measure the start-up, and compare it with bubblewrap's
 	@scripts/bench

@@ -35,3 +35,5 @@ pub mod shell_script;
 pub mod start_of_phase;
 pub mod state_directory;
 mod sys;
+
+pub use self::sys::Allocator;

@@ -2,11 +2,16 @@
 
 use std::process::ExitCode;
 
+use nix_build_shell::Allocator;
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
 use nix_build_shell::session::Interrupted;
 
 /// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
 const OWN_ERROR: u8 = 125;
+
+/// Without memory there is one sentence, too.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let status = match Invocation::from_command_line() {

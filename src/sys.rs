@@ -2,6 +2,7 @@
 //!
 //! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
@@ -14,6 +15,49 @@ use rustix::io::{Errno, Result};
 use rustix::process::{Pid, Signal};
 
 use crate::plan::Namespaces;
+
+/// The allocator of the standard library, which ends this process with a sentence where there is no memory, and not by a signal. What
+/// that leaves behind a later run removes.
+#[derive(Debug)]
+pub struct Allocator;
+
+/// What is said then.
+const NO_MEMORY: &[u8] =
+    b"nix-build-shell: there is no memory left for it (see \xc2\xabulimit -v\xc2\xbb, and what else runs)\n";
+/// The exit status of our own errors.
+const OWN_ERROR: i32 = 125;
+
+/// Ends this process where there is no memory.
+fn checked(memory: *mut u8) -> *mut u8 {
+    if memory.is_null() {
+        let _ = rustix::io::write(rustix::stdio::stderr(), NO_MEMORY);
+        exit(OWN_ERROR);
+    }
+    memory
+}
+
+// SAFETY: all that it hands out is the system allocator's.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller answers for all of it.
+        checked(unsafe { System.realloc(memory, layout, size) })
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller answers for both.
+        unsafe { System.dealloc(memory, layout) };
+    }
+}
 
 /// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

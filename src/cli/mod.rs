@@ -33,7 +33,7 @@ nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
 
 const AFTER_HELP: &str = "\
 The kept directory itself is never changed: the sandbox works on a copy, which goes with it.
-Exit status: the command's own; 128+n if the signal n ended it; 125 if no sandbox could be made.";
+Exit status: the command's own; 128+n if the signal n ended it; 124 if --timeout did; 125 if no sandbox could be made.";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
@@ -50,7 +50,7 @@ Options stand before BUILD_DIR; all that follows COMMAND belongs to it. A direct
 command of this program is written ./NAME.
 TMPDIR says where the copy is made [default: /tmp]. The kept directory itself is never changed.
 Exit status: the command's own; 126 or 127 if it could not be executed or found; 128+n if the
-signal n ended it; 125 if no sandbox could be made, with one sentence that says why.";
+signal n ended it; 124 if --timeout did; 125 if no sandbox could be made, with one sentence that says why.";
 
 const ABOUT: &str = "Open the sandbox of a failed Nix build";
 

@@ -3,6 +3,9 @@
 //
 //     fault TRACE - - - - PROGRAM ARGUMENT...
 //     fault -     PROCESS NUMBER OCCURRENCE ERRNO PROGRAM ARGUMENT...
+//     fault -     PROCESS NUMBER OCCURRENCE kVICTIM PROGRAM ARGUMENT...
+//
+// In the last form the call passes, and before it does, the VICTIM-th process is killed, if it is there.
 //
 // The calls are counted from the program's own first one. Ends with the program's exit status (128+n for the signal n), or 99 where a
 // process of it outlives it by more than five seconds.
@@ -52,6 +55,7 @@ int main(int argc, char **argv) {
     long wanted[4] = {-1, -1, -1, -1};
     for (int i = 0; i < 4 && !trace; i++)
         wanted[i] = atol(argv[2 + i]);
+    int kills = argv[5][0] == 'k', victim = kills ? atoi(argv[5] + 1) : -1;
     char *stack = mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     // The lowest free descriptor is the listener's.
     int listener = open("/dev/null", O_RDONLY);
@@ -97,8 +101,12 @@ int main(int argc, char **argv) {
             if (trace)
                 fprintf(trace, "%d %d\n", process, call.data.nr);
             else if (process == wanted[0] && call.data.nr == wanted[1] && ++seen == wanted[2]) {
-                answer.flags = 0;
-                answer.error = -wanted[3];
+                if (kills && victim < count)
+                    kill(processes[victim], SIGKILL);
+                if (!kills) {
+                    answer.flags = 0;
+                    answer.error = -wanted[3];
+                }
             }
         }
         has_begun |= call.data.nr == SYS_execve;

@@ -95,17 +95,20 @@ class Faults:
 
     def calls(self, caller, trace, command_line, **how):
         """What a run that nothing happens to answers, and all its calls until the command runs."""
-        result = caller.run(self.program, str(trace), "-", "-", "-", "-", *command_line, **how)
-        names = {number: name for name, number in numbers().items()}
-        seen, calls = Counter(), []
-        for line in Path(trace).read_text().splitlines():
-            process, number = map(int, line.split())
-            name = names[number]
-            seen[process, name] += 1
-            calls.append(Call(process, name, seen[process, name]))
-        # The last process that begins in there becomes the command by its first execve.
-        last = max(index for index, call in enumerate(calls) if call.name == "execve" and call.occurrence == 1 and call.process <= 3)
-        return result, calls[: last + 1]
+        result, calls = self.all_calls(caller, trace, command_line, **how)
+        return result, until_command(calls)
+
+    def all_calls(self, caller, trace, command_line, **how):
+        """The same to the end."""
+        return caller.run(*self.tracing(trace), *command_line, **how), read_calls(trace)
+
+    def tracing(self, trace):
+        """What to put before a command line to have all its calls written down."""
+        return [self.program, str(trace), "-", "-", "-", "-"]
+
+    def failing(self, call, outcome):
+        """The same to have one fail with an error, or a process killed before it."""
+        return [self.program, "-", str(call.process), str(numbers()[call.name]), str(call.occurrence), str(outcome)]
 
     def faults(self, calls):
         """Each of the calls with each error that it may fail with."""
@@ -115,6 +118,30 @@ class Faults:
                     yield call, error
 
     def run(self, caller, call, error, command_line, **how):
-        number = numbers()[call.name]
-        fault = [str(call.process), str(number), str(call.occurrence), str(getattr(errno, error))]
-        return caller.run(self.program, "-", *fault, *command_line, **how)
+        return caller.run(*self.failing(call, getattr(errno, error)), *command_line, **how)
+
+    def kill(self, caller, call, victim, command_line, **how):
+        """Runs it with a process killed in the moment of a call."""
+        return caller.run(*self.failing(call, f"k{victim}"), *command_line, **how)
+
+
+def read_calls(trace):
+    """The calls of a run that wrote them down."""
+    names = {number: name for name, number in numbers().items()}
+    seen, calls = Counter(), []
+    for line in Path(trace).read_text().splitlines():
+        process, number = map(int, line.split())
+        name = names[number]
+        seen[process, name] += 1
+        calls.append(Call(process, name, seen[process, name]))
+    return calls
+
+
+def until_command(calls):
+    """The calls of the start, but for those of Nix's own processes. The sandbox's first process names the host, and the next one becomes
+    the command by its first execve."""
+    (init,) = {call.process for call in calls if call.name == "sethostname"}
+    last = min(index for index, call in enumerate(calls) if call.name == "execve" and call.process > init)
+    command = calls[last].process
+    of_others = {call.process for call in calls[:last] if call.name == "execve"}
+    return [call for call in calls[: last + 1] if call.process == command or call.process not in of_others]
