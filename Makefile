@@ -13,7 +13,7 @@ PYTEST = $(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m pytest
 PREFIX = /usr/local
 DESTDIR =
 
-.PHONY: help setup build install uninstall demo check test fuzz mutants bench recording clean
+.PHONY: help setup build install uninstall demo check test soak fuzz mutants bench recording clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -50,6 +50,9 @@ fuzz: setup ## feed every reader with ten million made-up inputs (RUNS=N: fewer)
 
 mutants: setup ## take each wall of the sandbox out, and see that its tests fail
 	$(AS_ROOT) env "PATH=$$PATH" "$(PYTHON)" tests/mutations/run $(ARGS)
+
+soak: setup build ## start 10,000 sandboxes in a row and 64 at a time for five minutes: nothing may be left
+	@$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" scripts/soak $(ARGS)
 
 bench: setup ## measure the start-up, and compare it with bubblewrap's
 	@scripts/bench

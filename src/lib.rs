@@ -24,6 +24,8 @@ pub mod kept_build;
 pub mod kept_build_name;
 pub mod kept_builds;
 pub mod kept_session;
+pub mod limits;
+pub mod machine;
 pub mod made_outputs;
 pub mod nix;
 mod os_text;
@@ -41,3 +43,5 @@ pub mod shell_script;
 pub mod start_of_phase;
 pub mod state_directory;
 mod sys;
+
+pub use self::sys::Allocator;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use nix_build_shell::Allocator;
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
 use nix_build_shell::heap;
 use nix_build_shell::sandbox::give_up_head_start;
@@ -9,6 +10,10 @@ use nix_build_shell::session::Interrupted;
 
 /// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
 const OWN_ERROR: u8 = 125;
+
+/// Without memory there is one sentence, too.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     heap::map_all();

@@ -2,6 +2,7 @@
 //!
 //! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -11,13 +12,56 @@ use std::{ptr, slice};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
-use linux_raw_sys::landlock::landlock_ruleset_attr;
+use linux_raw_sys::landlock::{LANDLOCK_CREATE_RULESET_VERSION, landlock_ruleset_attr};
 use linux_raw_sys::net::ifreq;
-use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
+use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO, SECCOMP_SET_MODE_FILTER};
 use rustix::io::{Errno, Result};
 use rustix::process::Signal;
 
 use crate::plan::Namespaces;
+
+/// The allocator of the standard library, which ends this process with a sentence where there is no memory, and not by a signal. What
+/// that leaves behind a later run removes.
+#[derive(Debug)]
+pub struct Allocator;
+
+/// What is said then.
+const NO_MEMORY: &[u8] =
+    b"nix-build-shell: there is no memory left for it (see \xc2\xabulimit -v\xc2\xbb, and what else runs)\n";
+/// The exit status of our own errors.
+const OWN_ERROR: i32 = 125;
+
+/// Ends this process where there is no memory.
+fn checked(memory: *mut u8) -> *mut u8 {
+    if memory.is_null() {
+        let _ = rustix::io::write(rustix::stdio::stderr(), NO_MEMORY);
+        exit(OWN_ERROR);
+    }
+    memory
+}
+
+// SAFETY: all that it hands out is the system allocator's.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller answers for all of it.
+        checked(unsafe { System.realloc(memory, layout, size) })
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller answers for both.
+        unsafe { System.dealloc(memory, layout) };
+    }
+}
 
 /// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -517,6 +561,65 @@ pub fn filter_system_calls(program: &[BpfInstruction]) -> Result<()> {
         syscall(general::__NR_seccomp, [SECCOMP_SET_MODE_FILTER as usize, 0, &raw const program as usize, 0, 0, 0])
     }?;
     Ok(())
+}
+
+/// Whether the kernel takes filters that answer with an error: [`seccomp(2)`] with `SECCOMP_GET_ACTION_AVAIL`.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` where it was built without them, `EOPNOTSUPP` where it does not know that answer.
+///
+/// [`seccomp(2)`]: https://man7.org/linux/man-pages/man2/seccomp.2.html
+pub fn can_filter_system_calls() -> Result<()> {
+    let action = SECCOMP_RET_ERRNO;
+    // SAFETY: the action is live and of the size that the kernel reads.
+    unsafe {
+        syscall(general::__NR_seccomp, [SECCOMP_GET_ACTION_AVAIL as usize, 0, &raw const action as usize, 0, 0, 0])
+    }?;
+    Ok(())
+}
+
+/// Shows the ids of a mount that is nowhere yet, as of `open_tree(2)`, as a user namespace maps them: [`mount_setattr(2)`] with
+/// `MOUNT_ATTR_IDMAP`.
+///
+/// # Errors
+/// `EINVAL` where its file system cannot do that, `EPERM` for who is not root over the file system, `ENOSYS` before Linux 5.12.
+///
+/// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
+pub fn map_ids_of_mount(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    let attributes = general::mount_attr {
+        attr_set: u64::from(general::MOUNT_ATTR_IDMAP),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    // SAFETY: the path ends in a NUL byte and the attributes are live and of the size that is given.
+    unsafe {
+        syscall(
+            general::__NR_mount_setattr,
+            [
+                mount.as_raw_fd() as usize,
+                c"".as_ptr() as usize,
+                general::AT_EMPTY_PATH as usize,
+                &raw const attributes as usize,
+                size_of::<general::mount_attr>(),
+                0,
+            ],
+        )
+    }?;
+    Ok(())
+}
+
+/// The version of landlock's interface: [`landlock_create_ruleset(2)`] with `LANDLOCK_CREATE_RULESET_VERSION`.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.13 or where it was not built in, `EOPNOTSUPP` where it is switched off.
+///
+/// [`landlock_create_ruleset(2)`]: https://man7.org/linux/man-pages/man2/landlock_create_ruleset.2.html
+pub fn landlock_version() -> Result<u32> {
+    let flags = LANDLOCK_CREATE_RULESET_VERSION as usize;
+    // SAFETY: for this question the kernel wants a null pointer and no size.
+    let version = unsafe { syscall(general::__NR_landlock_create_ruleset, [0, 0, flags, 0, 0, 0]) }?;
+    Ok(version as u32)
 }
 
 /// Makes a set of restrictions: those `LANDLOCK_SCOPE_*` flags, and none of files or ports: [`landlock_create_ruleset(2)`].

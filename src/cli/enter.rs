@@ -10,8 +10,9 @@ use clap::Args;
 use super::build;
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
+use super::limit_options::tell_usage;
 use super::patch_options::{PatchOptions, save_and_remove};
-use super::sandbox_options::{SANDBOX, SandboxOptions, tell_usage};
+use super::sandbox_options::{SANDBOX, SandboxOptions};
 use super::say::{print, printable, say, say_error};
 use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
@@ -122,7 +123,8 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
             Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
             None => Plan::new(&build, &settings, &caller, directories, &command),
         }?;
-        anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+        plan.limited(&options.sandbox.limits.limits(), &caller)
     };
     if options.dry_run {
         let directories = match &options.keep_session {
@@ -163,7 +165,9 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         (None, Some(groundwork)) => (groundwork?.build(&plan)?, None),
         (None, None) => (sandbox::start(&plan)?, None),
     };
-    let status = session::wait(&mut sandbox, &signals, terminal);
+    let limits = &options.sandbox.limits;
+    let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
+    let status = ending.map(|ending| limits.status(ending));
     tell_usage(&sandbox);
     if status.is_err() || held.is_some() {
         // Nothing is to change any more what is saved.

@@ -2,12 +2,14 @@
 
 mod ask;
 mod build;
+mod check_system;
 mod completion;
 mod enter;
 mod generate;
 mod header;
 mod help;
 mod interactive;
+mod limit_options;
 mod list;
 mod manual;
 mod patch_options;
@@ -70,6 +72,8 @@ pub enum Subcommand {
     Remove(remove::Options),
     /// List, enter or remove the sessions of --keep-session
     Sessions(sessions::Options),
+    /// Tell what this machine allows: namespaces, overlayfs, cgroups, Nix; status 0 only if a sandbox can start
+    CheckSystem(check_system::Options),
 }
 
 impl Invocation {
@@ -138,6 +142,7 @@ impl Invocation {
             Self::Other(Subcommand::List(options)) => list::run(options),
             Self::Other(Subcommand::Remove(options)) => remove::run(options),
             Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
+            Self::Other(Subcommand::CheckSystem(options)) => check_system::run(options),
         }
     }
 }

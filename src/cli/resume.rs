@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::interactive::{Failure, Interactive, is_at_terminal};
-use super::sandbox_options::{SandboxOptions, tell_usage};
+use super::limit_options::tell_usage;
+use super::sandbox_options::SandboxOptions;
 use super::say::{say, say_error};
 use super::which_build::Wanted;
 use crate::build_progress::{BuildProgress, PhaseState};
@@ -66,8 +67,9 @@ fn phase_name(text: &str) -> Result<String, String> {
 
 /// The script with which stdenv builds where a package has none of its own: it runs the phases, and nothing else.
 const USUAL_BUILDER: &[u8] = b"-default-builder.sh";
-/// Statuses after which there is nothing to look at: there was no such phase, or somebody has sent SIGHUP, SIGINT or SIGTERM.
-const ENDED_BY_US: [u8; 4] = [125, 128 + 1, 128 + 2, 128 + 15];
+/// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP, SIGINT or
+/// SIGTERM.
+const ENDED_BY_US: [u8; 5] = [124, 125, 128 + 1, 128 + 2, 128 + 15];
 
 /// What is to be run, and what it has to find.
 struct Task {
@@ -120,10 +122,11 @@ pub fn run(options: &Options) -> Result<u8> {
     let note = options.shell_on_failure.then(|| build.build_directory.join(PHASE_NOTE));
     let command = command(&build, &task, note.as_deref())?;
     let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
+    let plan = plan.executed(None, options.sandbox.as_pid_1).limited(&options.sandbox.limits.limits(), &caller)?;
     options.sandbox.tell(&build, &copied, &plan);
     let mut run = Run { options, build: &build, settings: &settings, caller: &caller, signals: &signals, held: None };
     // It reads nothing, so it wants no terminal of its own.
-    let status = run.carry_out(plan, None, &mut scratch, None)?;
+    let status = run.carry_out(&plan, None, &mut scratch, None)?;
     let failed_phase = scratch.take_phase_note();
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
@@ -270,26 +273,26 @@ impl Run<'_> {
     /// types into it.
     fn carry_out(
         &mut self,
-        plan: Plan,
+        plan: &Plan,
         terminal: Option<Terminal>,
         scratch: &mut Scratch,
         session: Option<&plan::Session>,
     ) -> Result<u8> {
-        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), self.options.sandbox.as_pid_1);
         let mut sandbox = match &self.options.keep_session {
             Some(name) => {
-                let (sandbox, held) = sandbox::start_joinable(&plan, |sandbox| {
+                let (sandbox, held) = sandbox::start_joinable(plan, |sandbox| {
                     Held::begin(self.caller, name, self.build, scratch, sandbox, self.settings, session)
                 })?;
                 scratch.stay();
                 self.held = Some(held);
                 sandbox
             }
-            None => sandbox::start(&plan)?,
+            None => sandbox::start(plan)?,
         };
-        let status = session::wait(&mut sandbox, self.signals, terminal)?;
+        let limits = &self.options.sandbox.limits;
+        let ending = session::wait(&mut sandbox, self.signals, terminal, limits.time())?;
         tell_usage(&sandbox);
-        Ok(status)
+        Ok(limits.status(ending))
     }
 
     /// Opens a shell on what the failed phase has left, as `nix-build-shell BUILD_DIR` does on a kept directory: in another sandbox
@@ -319,8 +322,11 @@ impl Run<'_> {
             Some(session) => Plan::for_session(&left, settings, caller, directories, session)?,
             None => Plan::new(&left, settings, caller, directories, &no_command)?,
         };
+        let terminal = Terminal::of_caller();
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+        let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
         options.sandbox.tell(&left, &CopySummary::default(), &plan);
-        self.carry_out(plan, Terminal::of_caller(), scratch, session)?;
+        self.carry_out(&plan, terminal, scratch, session)?;
         if let Some(interactive) = &interactive {
             interactive.keep_history(scratch, caller);
         }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::say::{say, say_error};
+use super::limit_options::{LimitOptions, tell_limits};
+use super::say::say;
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::{Namespaces, Plan};
-use crate::sandbox::Sandbox;
 use crate::scratch::{CopySummary, Unreadable};
 
 /// What these options stand below in help texts.
@@ -68,6 +68,10 @@ pub struct SandboxOptions {
     #[arg(long, value_name = "PATH", hide_short_help = true)]
     pub shell: Option<PathBuf>,
 
+    /// What the sandbox may use.
+    #[command(flatten)]
+    pub limits: LimitOptions,
+
     /// Print each step on standard error
     #[arg(short, long, hide_short_help = true)]
     pub verbose: bool,
@@ -108,6 +112,7 @@ impl SandboxOptions {
         }
         build.notes.iter().for_each(say);
         build.additions.sentence().iter().for_each(say);
+        tell_limits(plan);
         let CopySummary { entries, bytes, left_out } = copied;
         if *left_out > 0 {
             let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };
@@ -122,14 +127,5 @@ impl SandboxOptions {
             say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
             plan.to_string().lines().for_each(say);
         }
-    }
-}
-
-/// Says what the sandbox has used, where Nix's `use-cgroups` gave it a cgroup of its own: the figures are what one sets it for.
-pub fn tell_usage(sandbox: &Sandbox) {
-    match sandbox.usage() {
-        Some(Ok(usage)) => say(usage),
-        Some(Err(error)) => say_error(&error.context("the CPU time is not known")),
-        None => {}
     }
 }

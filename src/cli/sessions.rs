@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
-use super::sandbox_options::tell_usage;
+use super::limit_options::{LimitOptions, tell_limits, tell_usage};
 use super::say::{print, printable, say, say_error};
 use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
@@ -65,6 +65,10 @@ struct Enter {
     /// What to run, with its arguments [default: the build's shell]
     #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
+
+    /// What it may use.
+    #[command(flatten)]
+    limits: LimitOptions,
 
     /// Print each step on standard error
     #[arg(short, long)]
@@ -128,6 +132,7 @@ impl Enter {
         };
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        let plan = plan.limited(&self.limits.limits(), caller)?;
         build.notes.iter().for_each(say);
         self.tell(&plan);
         if shell.is_some() {
@@ -136,7 +141,8 @@ impl Enter {
         signals.check_interrupt()?;
         let (mut sandbox, held) =
             sandbox::start_joinable(&plan, |sandbox| idle.begin(caller, &build, sandbox, &settings, shell))?;
-        let status = session::wait(&mut sandbox, signals, terminal);
+        let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time());
+        let status = ending.map(|ending| self.limits.status(ending));
         tell_usage(&sandbox);
         // Before the session is let go of, all that ran in it has to have ended.
         drop(sandbox);
@@ -149,6 +155,9 @@ impl Enter {
 
     /// Runs the command in the session's sandbox, which another nix-build-shell has made.
     fn join(&self, caller: &Caller, signals: &Signals, running: &Joinable) -> Result<u8> {
+        if !self.limits.limits().is_empty() {
+            bail!("the session {} runs already, and its limits are those that it runs with", self.name);
+        }
         let build = running.open()?;
         let (settings, namespaces) = (running.settings(), &running.namespaces);
         let plan = match running.shell().filter(|_| self.is_interactive()) {
@@ -157,11 +166,13 @@ impl Enter {
         };
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        let plan = running.limit(plan, caller)?;
         self.tell(&plan);
         signals.check_interrupt()?;
         let mut sandbox =
             sandbox::join(&plan).with_context(|| format!("the session {} cannot be joined", self.name))?;
-        let status = session::wait(&mut sandbox, signals, terminal)?;
+        let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time())?;
+        let status = self.limits.status(ending);
         if status == KILLED && running.is_ending() {
             say(format_args!("the session {} has ended, and with it all that ran there", self.name));
         }
@@ -173,6 +184,7 @@ impl Enter {
     }
 
     fn tell(&self, plan: &Plan) {
+        tell_limits(plan);
         if self.verbose {
             plan.to_string().lines().for_each(say);
         }

@@ -140,6 +140,33 @@ impl FailedBuild {
         })
     }
 
+    /// A build of which there is nothing but the sandbox that Nix would make for it: to try one. Its shell is no program.
+    ///
+    /// # Errors
+    /// Where there is no store, or the settings name host paths that cannot be shown.
+    pub(crate) fn of_nothing(settings: &Settings) -> Result<Self> {
+        let store = Store::from_environment()?;
+        Ok(Self {
+            kept: None,
+            derivation: None,
+            build_directory: settings.sandbox_build_dir.clone(),
+            store_view: StoreView::Closure { inputs: Vec::new(), partial_outputs: Vec::new() },
+            shell: BuildShell { path: "/bin/sh".into(), applet: None, file: "/dev/null".into() },
+            environment: EntryEnvironment {
+                preparation: Preparation::Nothing,
+                variables: Vec::new(),
+                files: Vec::new(),
+                builder_arguments: Vec::new(),
+            },
+            kind: kind_of(None, settings, &store),
+            has_network: false,
+            additions: Additions::default(),
+            host_paths: host_paths(settings, &Wishes::default(), None, false)?,
+            notes: Vec::new(),
+            store,
+        })
+    }
+
     /// The kept build directory's path, or the derivation's where that is all there is.
     pub fn name(&self) -> &Path {
         match (&self.kept, &self.derivation) {

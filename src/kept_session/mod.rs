@@ -26,7 +26,7 @@ use self::running::Running;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
 use crate::nix::Settings;
-use crate::plan::{self, BUILD, HostDirectories};
+use crate::plan::{self, BUILD, HostDirectories, Plan};
 use crate::record;
 use crate::sandbox::{NamespaceHandles, Sandbox};
 use crate::scratch::Scratch;
@@ -321,6 +321,14 @@ impl Joinable {
     /// The settings that the sandbox was made with.
     pub fn settings(&self) -> &Settings {
         &self.running.settings
+    }
+
+    /// The plan of another command in there, under what limits the sandbox.
+    ///
+    /// # Errors
+    /// As of [`Plan::limited_as`].
+    pub fn limit(&self, plan: Plan, caller: &Caller) -> Result<Plan> {
+        plan.limited_as(&self.running.limits, self.running.cgroup.as_ref(), caller)
     }
 
     /// What the sandbox was made for, if that was an interactive session.

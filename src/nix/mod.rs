@@ -33,6 +33,7 @@ pub mod tmpfs_size;
 pub use self::build_log::BuildLog;
 pub use self::derivation::package_name;
 pub(crate) use self::log_text::as_shown;
+pub use self::nix_program::version_of_nix;
 pub use self::sandbox_paths::SandboxPath;
 pub use self::settings::{SandboxMode, Settings};
 pub use self::store_path::is_store_name;

@@ -190,7 +190,8 @@ fn end(orders: &Orders, outcome: std::result::Result<(), Message>) -> ! {
 
 fn run(orders: &Orders) -> std::result::Result<(), Message> {
     let die_with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    if die_with_parent.is_err() || getppid() != orders.parent {
+    die_with_parent.map_err(Message::NoForerunner)?;
+    if getppid() != orders.parent {
         sys::exit(FAILED);
     }
     let others = orders.namespaces.without(Namespaces::USER);
@@ -229,10 +230,13 @@ fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
     drop(limit);
     // SAFETY: the parent keeps the socket open until this process has been reaped.
     let socket = unsafe { BorrowedFd::borrow_raw(orders.network) };
-    // A child that has failed already does not listen, but it has told.
-    let _ = send_with(socket, &[0], namespace.as_fd());
+    let sent = send_with(socket, &[0], namespace.as_fd());
     sys::close(namespace);
-    Ok(())
+    match sent {
+        // A child that has failed already does not listen, but it has told.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        Err(errno) => Err(Message::NoHandover(errno)),
+    }
 }
 
 /// Creates the child as soon as the parent has published its task.
@@ -248,6 +252,8 @@ fn create_child(orders: &Orders, namespaces: Namespaces) -> std::result::Result<
         unsafe { child::spawn(task, namespaces, cgroup, &orders.child_pidfd, &orders.child) }
     };
     match create(cgroup) {
+        // SAFETY: as above.
+        Err(errno) if cgroup.is_some() && unsafe { &*task }.has_limits() => return Err(Message::NoCgroup(errno)),
         Err(errno) if cgroup.is_some() => {
             orders.refused_cgroup.store(errno.raw_os_error(), Ordering::Relaxed);
             create(None)

@@ -43,7 +43,7 @@ impl Scratch {
         let path = path.join(name);
         let purpose = Purpose::KeptSession;
         let directories = purpose.directories(&path);
-        Ok(Some(Self { parent, directories, path, handle, purpose, stays: true }))
+        Ok(Some(Self { parent, directories, path, handle, purpose, stays: true, spare: Vec::new() }))
     }
 
     /// Makes a directory that was filled before fit for another sandbox: what was done in it may have closed its parts, and what only

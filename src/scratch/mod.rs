@@ -57,6 +57,16 @@ pub struct Scratch {
     directories: HostDirectories,
     purpose: Purpose,
     stays: bool,
+    /// What the removal needs, where this process may have no more open by then.
+    spare: Vec<OwnedFd>,
+}
+
+/// As many descriptors as the removal of a tree without depth takes.
+const SPARE: usize = 4;
+
+/// Descriptors to be let go of where they are needed.
+fn spare(handle: &OwnedFd) -> std::io::Result<Vec<OwnedFd>> {
+    (0..SPARE).map(|_| handle.try_clone()).collect()
 }
 
 /// What a scratch directory is made for.
@@ -116,7 +126,13 @@ impl Scratch {
     }
 
     fn begin(purpose: Purpose, parent: OwnedFd, path: PathBuf, handle: OwnedFd) -> Result<Self> {
-        let scratch = Self { parent, directories: purpose.directories(&path), path, handle, purpose, stays: false };
+        let spare = spare(&handle).map_err(|error| {
+            // It is empty yet.
+            let _ = std::fs::remove_dir(&path);
+            anyhow!("cannot keep descriptors for the end ({error}): too many files are open, see «ulimit -n»")
+        })?;
+        let scratch =
+            Self { parent, directories: purpose.directories(&path), path, handle, purpose, stays: false, spare };
         mkdirat(&scratch.handle, BUILD, Mode::RWXU).map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
         Ok(scratch)
     }
@@ -245,7 +261,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The kernel's.
-    fn hand_over(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn hand_over(&self, caller: &Caller) -> Result<()> {
         if !caller.must_change_ids() {
             return Ok(());
         }
@@ -309,7 +325,10 @@ impl Scratch {
         self.stays = true;
         let name = self.path.file_name().context("a scratch directory has a name")?;
         let path = self.path.display();
-        let removed = remove::remove_tree(&self.parent, name, &self.handle);
+        self.spare.clear();
+        // Once more: what has failed may have been for a moment only.
+        let removed = remove::remove_tree(&self.parent, name, &self.handle)
+            .or_else(|_| remove::remove_tree(&self.parent, name, &self.handle));
         match self.purpose {
             Purpose::OneSandbox => {
                 removed.with_context(|| {
@@ -381,8 +400,15 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(
         let path = make_anywhere(parent, parent_handle)
             .map_err(|reason| anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display()))?;
         let name = path.file_name().unwrap_or_default();
-        let Ok(handle) = openat(parent_handle, name, DIRECTORY, Mode::empty()) else {
-            continue;
+        let handle = match openat(parent_handle, name, DIRECTORY, Mode::empty()) {
+            // Another run has swept it away.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => {
+                let _ = std::fs::remove_dir(&path);
+                return Err(errno)
+                    .with_context(|| format!("cannot open a scratch directory in {}; {remedy}", parent.display()));
+            }
+            Ok(handle) => handle,
         };
         match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) if is_still_there(parent_handle, name, &handle) && is_as_made(&handle) => return Ok((path, handle)),
