@@ -30,6 +30,7 @@ rustPlatform.buildRustPackage {
         ".cargo"
         "Cargo.lock"
         "Cargo.toml"
+        "build.rs"
         "CHANGELOG.md"
         "LICENSE"
         "README.md"
