@@ -27,10 +27,10 @@ build: ## build the program, one static file
 	@echo "built $$(ls -t target/*/release/nix-build-shell | head -n 1)"
 
 install: ## install what was built, with manual and completions: make install PREFIX=/usr/local DESTDIR=
-	@scripts/install "$(abspath $(DESTDIR)$(PREFIX))"
+	@scripts/install "$(DESTDIR)$(PREFIX)"
 
 uninstall: ## remove what `make install` has installed
-	@scripts/install --remove "$(abspath $(DESTDIR)$(PREFIX))"
+	@scripts/install --remove "$(DESTDIR)$(PREFIX)"
 
 demo: setup build ## make a real Nix build fail and open its sandbox
 	@scripts/demo
