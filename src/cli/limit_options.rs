@@ -13,20 +13,20 @@ use crate::session::Ending;
 /// What the command and all that it starts may use.
 #[derive(Clone, Debug, Args)]
 pub struct LimitOptions {
-    /// Let the sandbox have no more memory than this, such as 512M or 2G
-    #[arg(long, value_name = "SIZE", value_parser = Limits::parse_memory)]
+    /// At most so much memory, as 512M or 2G
+    #[arg(long, value_name = "SIZE", value_parser = Limits::parse_memory, hide_short_help = true)]
     memory_max: Option<u64>,
 
-    /// Let the command have no more processes and threads than this
-    #[arg(long, value_name = "N", value_parser = Limits::parse_processes)]
+    /// At most so many processes and threads
+    #[arg(long, value_name = "N", value_parser = Limits::parse_processes, hide_short_help = true)]
     pids_max: Option<u32>,
 
-    /// Let the sandbox have no more processors than this, such as 2 or 1.5
-    #[arg(long, value_name = "N", value_parser = Limits::parse_processors)]
+    /// At most so many processors, as 2 or 1.5
+    #[arg(long, value_name = "N", value_parser = Limits::parse_processors, hide_short_help = true)]
     cpus: Option<Processors>,
 
-    /// End the whole sandbox after this time, such as 90s or 1.5h, with exit status 124
-    #[arg(long, value_name = "DURATION", value_parser = Limits::parse_duration)]
+    /// End all after so long, with status 124
+    #[arg(long, value_name = "DURATION", value_parser = Limits::parse_duration, hide_short_help = true)]
     timeout: Option<Duration>,
 }
 

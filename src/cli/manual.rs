@@ -121,7 +121,8 @@ mod tests {
     use super::*;
 
     fn all_options(command: &Command) -> Vec<String> {
-        let own = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from));
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        let own = shown.filter_map(|arg| arg.get_long().map(String::from));
         own.chain(command.get_subcommands().flat_map(all_options)).collect()
     }
 

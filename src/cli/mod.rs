@@ -72,7 +72,7 @@ pub enum Subcommand {
     Remove(remove::Options),
     /// List, enter or remove the sessions of --keep-session
     Sessions(sessions::Options),
-    /// Tell what this machine allows: namespaces, overlayfs, cgroups, Nix; status 0 only if a sandbox can start
+    /// Tell what this machine allows a sandbox
     CheckSystem(check_system::Options),
 }
 

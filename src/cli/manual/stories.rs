@@ -29,6 +29,17 @@ pub const STORIES: &[(&str, &str)] = &[
     ),
     ("store-root", "The root of the store that was built in, as of «nix-build --store ROOT»."),
     (
+        "memory-max",
+        "Let the sandbox have no more memory than this, such as 512M or 2G: all of it together where a cgroup is delegated, else each \
+         process. Which of the two is said.",
+    ),
+    ("pids-max", "Let the command have no more processes and threads than this."),
+    ("cpus", "Let the sandbox have no more processors than this, such as 2 or, where a cgroup is delegated, 1.5."),
+    (
+        "timeout",
+        "End the whole sandbox after this time, such as 90s or 1.5h, with exit status 124, as timeout(1) does.",
+    ),
+    (
         "derivation",
         "The derivation that was built, where it cannot be found out, or another one was taken. A build is known by its outputs, else \
          by the name of its directory.",
