@@ -17,11 +17,21 @@ use crate::caller::Caller;
 /// How often each thing is done while it is disturbed.
 const ROUNDS: usize = 400;
 
+/// Ends the swapping when it goes, also because a test has failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Has these two names changed for each other, again and again, while `work` goes on.
 fn while_swapping(pairs: &[(PathBuf, PathBuf)], work: impl FnOnce()) {
     let ends = AtomicBool::new(false);
     let begun = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ends = Ends(&ends);
         scope.spawn(|| {
             while !ends.load(Ordering::Relaxed) {
                 for (one, other) in pairs {
@@ -35,7 +45,6 @@ fn while_swapping(pairs: &[(PathBuf, PathBuf)], work: impl FnOnce()) {
             thread::yield_now();
         }
         work();
-        ends.store(true, Ordering::Relaxed);
     });
 }
 
@@ -88,22 +97,19 @@ fn a_copy_follows_no_link_and_waits_for_no_fifo_that_is_put_into_its_way() {
 fn a_removal_follows_no_link_that_is_put_into_its_way() {
     let setting = TempDir::new().unwrap();
     let precious = precious(setting.path());
-    let (tree, aside) = (setting.path().join("tree"), setting.path().join("aside"));
-    let parent = openat(CWD, setting.path(), DIRECTORY, Mode::empty()).unwrap();
-    symlink(&precious, &aside).unwrap();
-    while_swapping(&[(tree.join("directory"), aside.clone())], || {
-        for _ in 0..ROUNDS {
-            fs::create_dir_all(tree.join("directory/below")).unwrap();
-            fs::write(tree.join("directory/file"), "").unwrap();
-            let top = openat(&parent, "tree", DIRECTORY, Mode::empty()).unwrap();
-            // It may give up as well; another round goes on.
+    for _ in 0..ROUNDS {
+        let round = TempDir::new_in(setting.path()).unwrap();
+        let (tree, aside) = (round.path().join("tree"), round.path().join("aside"));
+        fs::create_dir_all(tree.join("directory/below")).unwrap();
+        fs::write(tree.join("directory/file"), "").unwrap();
+        symlink(&precious, &aside).unwrap();
+        let parent = openat(CWD, round.path(), DIRECTORY, Mode::empty()).unwrap();
+        let top = openat(&parent, "tree", DIRECTORY, Mode::empty()).unwrap();
+        while_swapping(&[(tree.join("directory"), aside)], || {
+            // It may give up, in words: another try goes on.
             while remove_tree(&parent, "tree".as_ref(), &top).is_err() {}
-            assert!(precious.join("file").exists());
-            // What was swapped out is somebody else's to remove.
-            if !aside.is_symlink() {
-                let _ = fs::remove_dir_all(&aside);
-                symlink(&precious, &aside).unwrap();
-            }
-        }
-    });
+        });
+        assert!(!tree.exists());
+        assert!(holds_secret(&precious));
+    }
 }
