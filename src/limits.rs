@@ -155,7 +155,7 @@ pub(crate) fn counted(number: u32, one: &str, ending: &str) -> String {
 
 /// Bytes as a person reads and writes them.
 pub(crate) fn size(bytes: u64) -> String {
-    let whole = UNITS.iter().rev().find(|(_, bits)| bytes % (1 << bits) == 0);
+    let whole = UNITS.iter().rev().find(|(_, bits)| bytes.is_multiple_of(1 << bits));
     whole.map_or_else(|| format!("{bytes} bytes"), |(unit, bits)| format!("{} {unit}iB", bytes >> bits))
 }
 

@@ -1,6 +1,6 @@
 //! What the file system of `TMPDIR` can do.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, fstatvfs, ftruncate, ioctl_ficlone, openat};
 use rustix::io::{Errno, write};
@@ -10,7 +10,7 @@ use super::{Fact, shown};
 use crate::scratch::Scratch;
 
 /// Whether a file can be copied without copying what is in it.
-pub(super) fn reflinks(scratch: &Scratch, parent: &PathBuf) -> Fact {
+pub(super) fn reflinks(scratch: &Scratch, parent: &Path) -> Fact {
     const SUBJECT: &str = "reflinks";
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let make = |name| openat(scratch.handle(), name, flags, Mode::RUSR | Mode::WUSR);
@@ -32,7 +32,7 @@ pub(super) fn reflinks(scratch: &Scratch, parent: &PathBuf) -> Fact {
 }
 
 /// How much can be copied there.
-pub(super) fn room(parent: &PathBuf) -> Fact {
+pub(super) fn room(parent: &Path) -> Fact {
     const SUBJECT: &str = "TMPDIR";
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match openat(rustix::fs::CWD, parent, flags, Mode::empty()).and_then(fstatvfs) {

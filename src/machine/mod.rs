@@ -6,7 +6,7 @@ mod nix;
 mod trial;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Error, Result};
 
@@ -122,6 +122,6 @@ fn without_numbers(text: &str) -> String {
 }
 
 /// A path as it stands in a sentence.
-fn shown(path: &PathBuf) -> Cow<'_, str> {
+fn shown(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }

@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::CWD;
@@ -53,7 +53,7 @@ impl<'a> Trial<'a> {
         ))
     }
 
-    pub(super) fn overlayfs(&self, parent: &PathBuf) -> Result<Fact> {
+    pub(super) fn overlayfs(&self, parent: &Path) -> Result<Fact> {
         let options = "userxattr,lowerdir=lower,upperdir=upper,workdir=work";
         let mount = Step::Mount { kind: c"overlay".into(), target: c"merged".into(), options: CString::new(options)? };
         let tried = self.run(&self.small_plan("overlayfs", Some(mount))?)?;
@@ -71,7 +71,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Those of the file system of `TMPDIR`, by a user namespace such as a sandbox has.
-    pub(super) fn id_mapped_mounts(&self, parent: &PathBuf) -> Result<Fact> {
+    pub(super) fn id_mapped_mounts(&self, parent: &Path) -> Result<Fact> {
         const SUBJECT: &str = "idmapped mounts";
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = match open_tree(CWD, self.scratch.path(), flags) {

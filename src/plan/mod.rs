@@ -354,7 +354,7 @@ impl fmt::Display for Plan {
         match &self.cgroup {
             _ if self.joins() => writeln!(f, "create a process that joins the namespaces of a sandbox")?,
             OwnCgroup::Unwanted | OwnCgroup::Existing(_) => {
-                writeln!(f, "create a process in new namespaces: {namespaces}")?
+                writeln!(f, "create a process in new namespaces: {namespaces}")?;
             }
             OwnCgroup::Below(parent) => {
                 let limits = self.limits.in_cgroup.words(" with at most ");
