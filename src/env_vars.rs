@@ -16,7 +16,7 @@ pub struct EnvVars {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Variable {
     name: Vec<u8>,
-    /// `None` where it is exported without a value, or is an array, which no environment can hold.
+    /// `None` where it is an array, which no environment can hold.
     value: Option<Vec<u8>>,
 }
 
@@ -113,7 +113,8 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         }
         let value = if !self.take(b"=") {
-            None
+            // One that has a value keeps it, and one without has none.
+            return Ok(None);
         } else if self.peek() == Some(b'(') {
             self.skip_array(name)?;
             None
@@ -175,19 +176,33 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `$'…'`, whose opening is read already: the escapes of C that bash knows.
+    /// `$'…'`, whose opening is read already: the escapes of C that bash knows. As in bash, where it ends is found first, and a NUL
+    /// byte that an escape stands for ends what counts of it.
     fn ansi_c_quoted(&mut self, name: &[u8], value: &mut Vec<u8>) -> Result<()> {
+        let start = self.position;
         loop {
             match self.next() {
-                None => return unfinished(name),
-                Some(b'\'') => return Ok(()),
-                Some(b'\\') => match self.next() {
-                    None => return unfinished(name),
-                    Some(byte) => self.escape(byte, value),
-                },
-                Some(byte) => value.push(byte),
+                Some(b'\'') => break,
+                Some(b'\\') if self.next().is_some() => {}
+                Some(byte) if byte != b'\\' => {}
+                _ => return unfinished(name),
             }
         }
+        let mut inside = Scanner { text: &self.text[start..self.position - 1], position: 0 };
+        let begin = value.len();
+        while let Some(byte) = inside.next() {
+            match (byte, inside.peek()) {
+                (b'\\', Some(escaped)) => {
+                    inside.next();
+                    inside.escape(escaped, value);
+                }
+                _ => value.push(byte),
+            }
+        }
+        if let Some(end) = value[begin..].iter().position(|byte| *byte == 0) {
+            value.truncate(begin + end);
+        }
+        Ok(())
     }
 
     /// What stands for `\` and `byte` in `$'…'`.
@@ -207,21 +222,33 @@ impl<'a> Scanner<'a> {
                 // Three octal digits reach past a byte; bash keeps the lower eight bits.
                 value.extend(self.number(8, 3).map(|number| number as u8));
             }
+            b'x' if self.take(b"{") => {
+                let digits = self.take_while(|byte| byte.is_ascii_hexdigit());
+                let of_digit = |digit: &u8| char::from(*digit).to_digit(16).unwrap_or(0) as u8;
+                value.push(digits.iter().fold(0_u8, |number, digit| (number << 4) | of_digit(digit)));
+                self.take(b"}");
+            }
             b'x' => match self.number(16, 2) {
                 Some(number) => value.push(number as u8),
                 None => value.extend(b"\\x"),
             },
             b'u' | b'U' => {
                 let digits = if byte == b'u' { 4 } else { 8 };
-                match self.number(16, digits).map(char::from_u32) {
-                    Some(Some(character)) => {
-                        value.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
-                    }
-                    Some(None) => {}
+                match self.number(16, digits) {
+                    Some(number) => push_utf8(number, value),
                     None => value.extend([b'\\', byte]),
                 }
             }
-            b'c' => value.extend(self.next().map(|control| control & 0x1f)),
+            b'c' => match self.next() {
+                None => value.extend(b"\\c"),
+                Some(b'?') => value.push(0x7f),
+                Some(control) => {
+                    if control == b'\\' {
+                        self.take(b"\\");
+                    }
+                    value.push(control.to_ascii_uppercase() & 0x1f);
+                }
+            },
             other => value.extend([b'\\', other]),
         }
     }
@@ -255,6 +282,21 @@ impl<'a> Scanner<'a> {
             }
         }
     }
+}
+
+/// As UTF-8 was before it was limited to characters: bash writes whatever number there is.
+fn push_utf8(number: u32, value: &mut Vec<u8>) {
+    let (first, more) = match number {
+        0..0x80 => return value.push(number as u8),
+        0x80..0x800 => (0xc0, 1),
+        0x800..0x1_0000 => (0xe0, 2),
+        0x1_0000..0x20_0000 => (0xf0, 3),
+        0x20_0000..0x400_0000 => (0xf8, 4),
+        0x400_0000..0x8000_0000 => (0xfc, 5),
+        _ => return,
+    };
+    value.push(first | (number >> (6 * more)) as u8);
+    value.extend((0..more).rev().map(|place| 0x80 | (number >> (6 * place)) as u8 & 0x3f));
 }
 
 fn unfinished<T>(name: &[u8]) -> Result<T> {
@@ -295,6 +337,19 @@ mod tests {
         assert_eq!(value(text, "A").unwrap(), b"a\tb\n\x01\xc3\xbcA\xe2\x82\xac'\x01\\q");
     }
 
+    /// Found by comparing with bash.
+    #[test]
+    fn odd_escapes_are_bashs() {
+        let read = |text: &str| value(&format!("declare -x A={text}\n"), "A").unwrap();
+        assert_eq!(read(r"$'a\0b'c"), b"ac");
+        assert_eq!(read(r"$'\xcb\U000\464'"), b"\xcb");
+        assert_eq!(read(r"$'\c?\ca\cA'"), b"\x7f\x01\x01");
+        assert_eq!(read(r"$'\c'"), b"\\c");
+        assert_eq!(read(r"$'\c\\x\c\'y'"), b"\x1cx\x1c'y");
+        assert_eq!(read(r"$'\uDDA8\U10ffff\U00110000'"), b"\xed\xb6\xa8\xf4\x8f\xbf\xbf\xf4\x90\x80\x80");
+        assert_eq!(read(r"$'\x{41}\x{141}\x{42'"), b"AAB");
+    }
+
     #[test]
     fn a_variable_may_be_exported_without_a_value() {
         let text = "declare -x A\ndeclare -x B=\"\"\n";
@@ -314,6 +369,7 @@ mod tests {
     #[test]
     fn the_last_declaration_counts() {
         assert_eq!(value("declare -x A=\"1\"\ndeclare -x A=\"2\"\n", "A").unwrap(), b"2");
+        assert_eq!(value("declare -x A=\"1\"\nexport A\n", "A").unwrap(), b"1");
     }
 
     #[test]

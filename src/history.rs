@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, fchown, flock, fstat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::caller::Caller;
@@ -47,7 +47,7 @@ impl History {
     pub fn of(derivation: &Derivation, caller: &Caller) -> Result<Self> {
         let directory = StateDirectory::open(caller, DIRECTORY)?;
         let name = OsString::from_vec(derivation.name().to_owned());
-        let before = read(&directory.handle, &name, caller)?;
+        let before = caller.with_own_rights(|| read(&directory.handle, &name, caller))??;
         Ok(Self { directory, name, before })
     }
 
@@ -56,6 +56,10 @@ impl History {
     /// # Errors
     /// No room, or what the kernel says.
     pub fn keep(&self, after: &[u8], caller: &Caller) -> Result<()> {
+        caller.with_own_rights(|| self.keep_with_these_rights(after, caller))?
+    }
+
+    fn keep_with_these_rights(&self, after: &[u8], caller: &Caller) -> Result<()> {
         let handle = &self.directory.handle;
         flock(handle, FlockOperation::LockExclusive).context("cannot lock the history")?;
         let text = match after.strip_prefix(self.before.as_slice()) {
@@ -65,7 +69,7 @@ impl History {
             // Somebody has cleared or edited it.
             None => after.to_owned(),
         };
-        write(handle, &self.name, &sensible(&text), caller)?;
+        write(handle, &self.name, &sensible(&text))?;
         flock(handle, FlockOperation::Unlock).context("cannot unlock the history")
     }
 }
@@ -86,16 +90,13 @@ fn read(directory: &OwnedFd, name: &OsStr, caller: &Caller) -> Result<Vec<u8>> {
 }
 
 /// Puts a new file in the place of the old one, so that nobody ever finds half of it.
-fn write(directory: &OwnedFd, name: &OsStr, content: &[u8], caller: &Caller) -> Result<()> {
+fn write(directory: &OwnedFd, name: &OsStr, content: &[u8]) -> Result<()> {
     let new = OsString::from_vec([b".new-", process::id().to_string().as_bytes(), b"-", name.as_bytes()].concat());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Left by an earlier process of our number.
     let _ = unlinkat(directory, &new, AtFlags::empty());
     let written = || -> Result<()> {
         let file = openat(directory, &new, flags, Mode::RUSR | Mode::WUSR)?;
-        if caller.must_change_ids() {
-            fchown(&file, Some(caller.uid), Some(caller.gid))?;
-        }
         File::from(file).write_all(content)?;
         Ok(renameat(directory, &new, directory, name)?)
     };

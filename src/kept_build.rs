@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use crate::env_vars::EnvVars;
+use crate::kept_build_name::KeptBuildName;
 use crate::owner::Owner;
 use crate::quiet_open::{Unsuitable, open_quietly, read_quietly};
 
@@ -122,19 +123,18 @@ impl KeptBuild {
         SystemTime::UNIX_EPOCH.checked_add(since_epoch)
     }
 
-    /// The name of the derivation in the directory's: `nix-build-NAME.drv-N`, as Nix before 2.30 has it.
+    /// The name of the derivation in the directory's, as Nix before 2.30 has it.
     pub fn derivation_name(&self) -> Option<String> {
-        let given = self.name_given_by_nix()?;
-        let (name, number) = given.strip_prefix("nix-build-")?.rsplit_once(".drv-")?;
-        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+        self.name()?.derivation().map(String::from)
     }
 
-    /// Whether the directory is called `nix-PID-NUMBER`, as Nix 2.30 and later call it, which names no derivation.
+    /// Whether the directory is called by numbers, as Nix 2.30 and later call it, which names no derivation.
     pub fn is_named_by_number(&self) -> bool {
-        let given = self.name_given_by_nix();
-        let numbers = given.as_deref().and_then(|name| name.strip_prefix("nix-")?.split_once('-'));
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
+        self.name() == Some(KeptBuildName::Number)
+    }
+
+    fn name(&self) -> Option<KeptBuildName> {
+        KeptBuildName::parse(&self.name_given_by_nix()?)
     }
 
     /// The last name in the directory's path but `build`.

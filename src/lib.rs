@@ -6,17 +6,26 @@
 //! is the same story in the program's own words.
 
 pub mod additions;
+pub mod build_command;
 pub mod build_progress;
 pub mod build_shell;
 pub mod caller;
 pub mod cli;
 mod descriptor_limit;
+mod disk_usage;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+pub mod heap;
 pub mod history;
 pub mod kept_build;
+pub mod kept_build_name;
+pub mod kept_builds;
 pub mod kept_session;
+pub mod limits;
+pub mod machine;
 pub mod made_outputs;
 pub mod nix;
 mod os_text;
@@ -24,6 +33,7 @@ mod owner;
 pub mod phases;
 pub mod plan;
 mod quiet_open;
+mod record;
 pub mod sandbox;
 pub mod scratch;
 pub mod session;
@@ -33,3 +43,5 @@ pub mod shell_script;
 pub mod start_of_phase;
 pub mod state_directory;
 mod sys;
+
+pub use self::sys::Allocator;

@@ -2,13 +2,21 @@
 
 use std::process::ExitCode;
 
+use nix_build_shell::Allocator;
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
+use nix_build_shell::heap;
+use nix_build_shell::sandbox::give_up_head_start;
 use nix_build_shell::session::Interrupted;
 
 /// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
 const OWN_ERROR: u8 = 125;
 
+/// Without memory there is one sentence, too.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 fn main() -> ExitCode {
+    heap::map_all();
     let status = match Invocation::from_command_line() {
         Ok(invocation) => invocation.run().unwrap_or_else(|error| report(&error)),
         Err(usage) => {
@@ -19,6 +27,8 @@ fn main() -> ExitCode {
             }
         }
     };
+    // The one that no sandbox was made with.
+    give_up_head_start();
     ExitCode::from(status)
 }
 

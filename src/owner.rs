@@ -71,6 +71,11 @@ impl fmt::Display for Owner {
     }
 }
 
+/// The name of a user, as `/etc/passwd` has it.
+pub fn name_of_user(uid: u32) -> Option<String> {
+    name_of(&fs::read_to_string("/etc/passwd").ok()?, uid).map(String::from)
+}
+
 /// The name of the user `uid` in a file of the form that [`passwd(5)`] describes.
 ///
 /// [`passwd(5)`]: https://man7.org/linux/man-pages/man5/passwd.5.html

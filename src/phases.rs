@@ -37,6 +37,14 @@ enum Switch {
     On(&'static str),
 }
 
+/// The phases that stdenv knows by itself, those included that a package has to ask for.
+pub fn standard() -> impl Iterator<Item = &'static str> {
+    ORDER.iter().filter_map(|entry| match entry {
+        Entry::Phase(phase, _) => Some(*phase),
+        Entry::More(_) => None,
+    })
+}
+
 /// What a builder does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {

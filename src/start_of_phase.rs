@@ -35,22 +35,20 @@ fn joined(top: &Path, below: &Path) -> PathBuf {
     parts.fold(top.to_owned(), |path, part| path.join(part))
 }
 
-/// Takes away the outputs that are younger than the file in which stdenv has noted the start of the last phase: that phase has made
-/// them, and will make them again. `outputs` are names in the store directory `store`.
+/// Of the outputs `names`, those that the last phase has made, and will make again: in the directory `store` they are younger than the
+/// file in which stdenv has noted the start of that phase.
 ///
-/// Where the file system does not tell when a file was made, they stay.
-pub fn outputs_at_start(outputs: &mut Vec<CString>, kept: &KeptBuild, store: &Path) {
+/// Where the file system does not tell when a file was made, there are none.
+pub fn outputs_of_last_phase(names: &[CString], kept: &KeptBuild, store: &Path) -> Vec<CString> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let Ok(began) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return };
-    outputs.retain(|name| {
+    let Ok(began) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return Vec::new() };
+    let is_younger = |name: &&CString| {
         let output = store.join(OsStr::from_bytes(name.to_bytes()));
-        match statx(rustix::fs::CWD, &output, flags, StatxFlags::BTIME) {
-            Ok(status) if status.stx_mask & StatxFlags::BTIME.bits() != 0 => {
-                order(&status.stx_btime) < order(&began.stx_mtime)
-            }
-            _ => true,
-        }
-    });
+        statx(rustix::fs::CWD, &output, flags, StatxFlags::BTIME).is_ok_and(|status| {
+            status.stx_mask & StatxFlags::BTIME.bits() != 0 && order(&status.stx_btime) >= order(&began.stx_mtime)
+        })
+    };
+    names.iter().filter(is_younger).cloned().collect()
 }
 
 fn order(time: &StatxTimestamp) -> (i64, u32) {

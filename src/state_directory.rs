@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, Dir, Mode, OFlags, fchown, fstat, mkdirat, openat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use crate::caller::Caller;
@@ -33,15 +33,15 @@ impl StateDirectory {
     /// Opens `below` in the caller's directory, under sudo that of the user who called sudo, and makes what is missing, for him alone
     /// (mode 0700).
     ///
-    /// Every directory that is opened or written to has to be his own, and none that is made is reached through a link: with sudo,
-    /// he gets nothing done that he could not do himself.
+    /// It is done with his rights, every directory that is opened or written to has to be his own, and none that is made is reached
+    /// through a link: with sudo, he gets nothing done that he could not do himself.
     ///
     /// # Errors
     /// Where he has no home, or it is somebody else's, or full.
     pub fn open(caller: &Caller, below: &str) -> Result<Self> {
         let mut complaint = None;
         for path in paths(caller, below) {
-            match Self::open_or_make(&path, caller) {
+            match caller.with_own_rights(|| Self::open_or_make(&path, caller))? {
                 Ok(directory) => return Ok(directory),
                 Err(error) => complaint = complaint.or(Some(error)),
             }
@@ -56,7 +56,7 @@ impl StateDirectory {
     pub fn find(caller: &Caller, below: &str) -> Result<Option<Self>> {
         let mut complaint = None;
         for path in paths(caller, below) {
-            let found = match openat(CWD, &path, DIRECTORY, Mode::empty()) {
+            let found = match caller.with_own_rights(|| openat(CWD, &path, DIRECTORY, Mode::empty()))? {
                 Err(Errno::NOENT | Errno::NOTDIR) => continue,
                 Err(errno) => Err(errno).with_context(|| format!("cannot open {}", path.display())),
                 Ok(handle) => check_owner(&handle, &path, caller).map(|()| Self { path, handle }),
@@ -113,25 +113,14 @@ fn paths(caller: &Caller, below: &str) -> impl Iterator<Item = PathBuf> {
 
 fn make(parent: &OwnedFd, name: &OsStr, path: &Path, caller: &Caller) -> Result<OwnedFd> {
     let cannot_make = || format!("cannot make {}", path.display());
-    let is_new = match mkdirat(parent, name, Mode::RWXU) {
-        Ok(()) => true,
+    match mkdirat(parent, name, Mode::RWXU) {
         // Another session was quicker.
-        Err(Errno::EXIST) => false,
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).with_context(cannot_make),
-    };
-    let handle = openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).with_context(cannot_make)?;
-    // The caller, whose the parent is, may have put another directory of root's there meanwhile: he gets none that holds anything.
-    if is_new && caller.must_change_ids() && is_empty(&handle) {
-        fchown(&handle, Some(caller.uid), Some(caller.gid)).with_context(cannot_make)?;
     }
+    let handle = openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).with_context(cannot_make)?;
     check_owner(&handle, path, caller)?;
     Ok(handle)
-}
-
-fn is_empty(directory: &OwnedFd) -> bool {
-    Dir::read_from(directory).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
-    })
 }
 
 fn check_owner(handle: &OwnedFd, path: &Path, caller: &Caller) -> Result<()> {

@@ -2,18 +2,66 @@
 //!
 //! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::{ptr, slice};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
-use linux_raw_sys::landlock::landlock_ruleset_attr;
+use linux_raw_sys::landlock::{LANDLOCK_CREATE_RULESET_VERSION, landlock_ruleset_attr};
 use linux_raw_sys::net::ifreq;
-use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
+use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO, SECCOMP_SET_MODE_FILTER};
 use rustix::io::{Errno, Result};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use crate::plan::Namespaces;
+
+/// The allocator of the standard library, which ends this process with a sentence where there is no memory, and not by a signal. What
+/// that leaves behind a later run removes.
+#[derive(Debug)]
+pub struct Allocator;
+
+/// What is said then.
+const NO_MEMORY: &[u8] =
+    b"nix-build-shell: there is no memory left for it (see \xc2\xabulimit -v\xc2\xbb, and what else runs)\n";
+/// The exit status of our own errors.
+const OWN_ERROR: i32 = 125;
+
+/// Ends this process where there is no memory.
+fn checked(memory: *mut u8) -> *mut u8 {
+    if memory.is_null() {
+        let _ = rustix::io::write(rustix::stdio::stderr(), NO_MEMORY);
+        exit(OWN_ERROR);
+    }
+    memory
+}
+
+// SAFETY: all that it hands out is the system allocator's.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller answers for the layout.
+        checked(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller answers for all of it.
+        checked(unsafe { System.realloc(memory, layout, size) })
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller answers for both.
+        unsafe { System.dealloc(memory, layout) };
+    }
+}
 
 /// The signals of one mask, as the kernel's `sigset_t` of 64 bits has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +111,13 @@ pub fn set_blocked_signals(signals: SignalSet) -> Result<SignalSet> {
         )
     }?;
     Ok(before)
+}
+
+/// Has `command` start with no signal blocked, whatever this process blocks: the standard library lets it inherit that. Not for the
+/// child half of the sandbox, since a command is allocated.
+pub fn unblock_signals_of(command: &mut Command) {
+    // SAFETY: between fork and exec one system call is made, on values of this closure's own stack.
+    unsafe { command.pre_exec(|| Ok(set_blocked_signals(SignalSet::EMPTY).map(drop)?)) };
 }
 
 /// The kernel's `struct sigaction`, the same on x86_64 and aarch64.
@@ -146,15 +201,6 @@ pub fn send_signal_as_parent(process: BorrowedFd<'_>, signal: Signal) -> Result<
         )
     }?;
     Ok(())
-}
-
-/// The process group of a process, or of this one: [`getpgid(2)`]. A group from outside of this PID namespace has the number 0.
-///
-/// [`getpgid(2)`]: https://man7.org/linux/man-pages/man2/getpgid.2.html
-pub fn process_group(process: Option<Pid>) -> Result<usize> {
-    let number = process.map_or(0, |process| process.as_raw_nonzero().get() as usize);
-    // SAFETY: no pointer is given.
-    unsafe { syscall(general::__NR_getpgid, [number, 0, 0, 0, 0, 0]) }
 }
 
 /// Makes an empty session keyring that of this process: [`keyctl(2)`] with `KEYCTL_JOIN_SESSION_KEYRING`.
@@ -317,8 +363,8 @@ pub fn make_mount_read_only(target: &CStr, recursive: bool) -> Result<()> {
 /// with `read_only` nothing in it can be changed: [`mount_setattr(2)`].
 ///
 /// # Errors
-/// `EINVAL` where the file system, or the kernel, has no id-mapped mounts; `EPERM` for who is not the root of the file system's user
-/// namespace.
+/// `EINVAL` where the file system has no id-mapped mounts, `EPERM` for who is not the root of its user namespace, `ENOSYS` before Linux
+/// 5.12.
 ///
 /// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
 pub fn map_ids_of_mount(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<()> {
@@ -407,6 +453,93 @@ pub fn unshare(namespaces: Namespaces) -> Result<()> {
     Ok(())
 }
 
+/// Moves the calling process to another core, and lets it run on all of them again: [`sched_setaffinity(2)`]. Where it may not, or there
+/// is none, all goes on as before.
+///
+/// [`sched_setaffinity(2)`]: https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html
+pub fn leave_core() {
+    let mut cores = MaybeUninit::<[usize; CORES / BITS]>::uninit();
+    let (size, address) = (size_of_val(&cores), cores.as_mut_ptr() as usize);
+    let mut core = 0u32;
+    // SAFETY: the kernel writes one number; the other two arguments may be null.
+    let found = unsafe { syscall(general::__NR_getcpu, [&raw mut core as usize, 0, 0, 0, 0, 0]) };
+    // SAFETY: the kernel writes no more than `size` bytes.
+    let written = unsafe { syscall(general::__NR_sched_getaffinity, [0, size, address, 0, 0, 0]) };
+    let (Ok(_), Ok(written)) = (found, written) else { return };
+    let words = written / size_of::<usize>();
+    let (word, bit) = (core as usize / BITS, 1 << (core as usize % BITS));
+    // SAFETY: so many words the kernel has written.
+    let cores = unsafe { slice::from_raw_parts_mut(cores.as_mut_ptr().cast::<usize>(), words) };
+    if word >= words {
+        return;
+    }
+    cores[word] &= !bit;
+    // SAFETY: the kernel reads the words. None set is an error to it.
+    if unsafe { syscall(general::__NR_sched_setaffinity, [0, written, address, 0, 0, 0]) }.is_ok() {
+        cores[word] |= bit;
+        // SAFETY: as above.
+        let _ = unsafe { syscall(general::__NR_sched_setaffinity, [0, written, address, 0, 0, 0]) };
+    }
+}
+
+/// More cores than any kernel is built for.
+const CORES: usize = 8192;
+const BITS: usize = usize::BITS as usize;
+
+/// Memory that stays until this process ends: [`mmap(2)`].
+///
+/// # Errors
+/// `ENOMEM`.
+///
+/// [`mmap(2)`]: https://man7.org/linux/man-pages/man2/mmap.2.html
+pub fn map_memory(size: usize) -> Result<&'static mut [u8]> {
+    let access = general::PROT_READ | general::PROT_WRITE;
+    let kind = general::MAP_PRIVATE | general::MAP_ANONYMOUS | general::MAP_NORESERVE;
+    // SAFETY: no address is asked for, so nothing is replaced.
+    let address = unsafe { syscall(general::__NR_mmap, [0, size, access as usize, kind as usize, usize::MAX, 0]) }?;
+    // SAFETY: the kernel has just mapped so many bytes there, zeroed, for us alone.
+    Ok(unsafe { slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address), size) })
+}
+
+/// Maps pages for reading before their first use, all at once: `MADV_POPULATE_READ` of [`madvise(2)`]. What cannot be mapped waits for
+/// its use, and before Linux 5.14 all does. `begin` is at the boundary of a page.
+///
+/// [`madvise(2)`]: https://man7.org/linux/man-pages/man2/madvise.2.html
+pub fn map_for_reading(begin: usize, size: usize) {
+    // SAFETY: what a page holds does not change; memory that is not ours is an error.
+    let _ = unsafe { advise(begin, size, general::MADV_POPULATE_READ) };
+}
+
+/// The same for writing: `MADV_POPULATE_WRITE`.
+pub fn map_for_writing(begin: usize, size: usize) {
+    // SAFETY: as above.
+    let _ = unsafe { advise(begin, size, general::MADV_POPULATE_WRITE) };
+}
+
+/// Unmaps pages of a file until they are used again: `MADV_DONTNEED`.
+///
+/// # Safety
+/// Nobody can have written to them, so that they are in the file as they were in memory.
+pub unsafe fn unmap_until_used(begin: usize, size: usize) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { advise(begin, size, general::MADV_DONTNEED) };
+}
+
+/// # Safety
+/// What the pages hold is not needed any more, or the advice leaves it.
+unsafe fn advise(begin: usize, size: usize, advice: u32) -> Result<usize> {
+    // SAFETY: the caller's promise is passed on.
+    unsafe { syscall(general::__NR_madvise, [begin, size, advice as usize, 0, 0, 0]) }
+}
+
+/// Where the heap ends: [`brk(2)`].
+///
+/// [`brk(2)`]: https://man7.org/linux/man-pages/man2/brk.2.html
+pub fn end_of_heap() -> usize {
+    // SAFETY: zero is no address that the break can be moved to, so it stays.
+    unsafe { syscall(general::__NR_brk, [0; 6]) }.unwrap_or(0)
+}
+
 /// The number of the terminal that a descriptor leads to, the same whether it was opened by its name or as `/dev/tty`:
 /// `TIOCGDEV` of [`ioctl_tty(2)`].
 ///
@@ -463,6 +596,34 @@ pub fn filter_system_calls(program: &[BpfInstruction]) -> Result<()> {
         syscall(general::__NR_seccomp, [SECCOMP_SET_MODE_FILTER as usize, 0, &raw const program as usize, 0, 0, 0])
     }?;
     Ok(())
+}
+
+/// Whether the kernel takes filters that answer with an error: [`seccomp(2)`] with `SECCOMP_GET_ACTION_AVAIL`.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` where it was built without them, `EOPNOTSUPP` where it does not know that answer.
+///
+/// [`seccomp(2)`]: https://man7.org/linux/man-pages/man2/seccomp.2.html
+pub fn can_filter_system_calls() -> Result<()> {
+    let action = SECCOMP_RET_ERRNO;
+    // SAFETY: the action is live and of the size that the kernel reads.
+    unsafe {
+        syscall(general::__NR_seccomp, [SECCOMP_GET_ACTION_AVAIL as usize, 0, &raw const action as usize, 0, 0, 0])
+    }?;
+    Ok(())
+}
+
+/// The version of landlock's interface: [`landlock_create_ruleset(2)`] with `LANDLOCK_CREATE_RULESET_VERSION`.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.13 or where it was not built in, `EOPNOTSUPP` where it is switched off.
+///
+/// [`landlock_create_ruleset(2)`]: https://man7.org/linux/man-pages/man2/landlock_create_ruleset.2.html
+pub fn landlock_version() -> Result<u32> {
+    let flags = LANDLOCK_CREATE_RULESET_VERSION as usize;
+    // SAFETY: for this question the kernel wants a null pointer and no size.
+    let version = unsafe { syscall(general::__NR_landlock_create_ruleset, [0, 0, flags, 0, 0, 0]) }?;
+    Ok(version as u32)
 }
 
 /// Makes a set of restrictions: those `LANDLOCK_SCOPE_*` flags, and none of files or ports: [`landlock_create_ruleset(2)`].

@@ -210,8 +210,8 @@ fn with_a_terminal_it_needs_no_allocation_either() {
             let terminal = Terminal::of_caller();
             let plan = plan.executed(Some(terminal.as_ref().unwrap().for_command()), as_pid_1);
             let mut sandbox = sandbox::start(&plan).expect("the child may have allocated");
-            let status = session::wait(&mut sandbox, &signals, terminal).unwrap();
-            assert_eq!(i32::from(status), RAN);
+            let status = session::wait(&mut sandbox, &signals, terminal, None).unwrap();
+            assert_eq!(i32::from(status.status()), RAN);
         });
     }
 }

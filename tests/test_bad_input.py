@@ -448,17 +448,15 @@ def test_a_device_in_the_kept_directory_is_named(root):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "which directory?"),
-        (["--verbose"], "which directory?"),
-        (["--dry-run"], "which directory?"),
+        (["remove"], "which directory?"),
         (["--no-such-option"], "'--no-such-option'"),
         (["--no-such-option", "DIR"], "'--no-such-option'"),
-        (["DIR", "-c", "env"], "-c is no command"),
+        (["DIR", "-x", "env"], "-x is no command"),
         (["DIR", "--", "--run", "make"], "--run is no command"),
     ],
 )
 def test_a_wrong_command_line_is_explained(caller, arguments, words):
-    """A command that begins with a dash would be an option of the shell's `exec`: `-c` would clear the environment."""
+    """A command that begins with a dash would be an option of the shell's `exec`, as `-c` is, which clears the environment."""
     result = caller.run(caller.program, *arguments)
     assert (result.returncode, result.stdout) == (125, "")
     assert result.stderr.startswith("nix-build-shell: ") and result.stderr.count("\n") == 1

@@ -215,9 +215,17 @@ def test_where_the_kernel_refuses_the_overlay_a_large_directory_is_copied(root):
 def test_while_much_is_copied_a_terminal_shows_how_much(user):
     """Files with another group than the caller's can be in no overlay of his."""
     kept = large_copy(user, owner=(user.uid, 12345))
-    with Terminal(user, *user.command_line("true", build_dir=kept, options=mode("auto"))) as terminal:
+    with Terminal(user, "env", "TERM=xterm", *user.command_line("true", build_dir=kept, options=mode("auto"))) as terminal:
         terminal.wait_for(r"copying [0-9,]+ of 2,[0-9]+ files")
         assert terminal.end() == 0
+
+
+def test_a_terminal_that_cannot_move_its_cursor_shows_no_bar(user):
+    kept = large_copy(user)
+    with Terminal(user, *user.command_line("echo", "done", build_dir=kept, options=mode("copy"))) as terminal:
+        terminal.wait_for("done")
+        assert terminal.end() == 0
+        assert "copying" not in terminal.seen
 
 
 @pytest.mark.parametrize("name", ["a,b:c\\d", "two words", "line\nbreak"])
@@ -251,8 +259,7 @@ def test_root_gets_an_overlay_of_what_belongs_to_a_build_user(call_as, sudo):
 def test_a_user_gets_a_copy_of_what_belongs_to_another(user):
     """An overlay would show it as nobody's."""
     kept = large_copy(user, owner=(30001, 30000))
-    kept.chmod(0o755)
-    (kept / "env-vars").chmod(0o644)
+    subprocess.run(["chmod", "-R", "o+rX", kept], check=True)
     inside, said = seen_from_inside(user, kept, mode("auto"))
     assert inside == seen_from_outside(kept) and "EXDEV" not in said
     user.refused("true", build_dir=kept, options=mode("overlay"), mentions=[kept, "uid 30001", "sudo", "--build-dir-mode=copy"])
@@ -296,8 +303,7 @@ def test_in_place_what_root_makes_for_a_build_user_belongs_to_him(call_as, sudo)
 def test_another_users_directory_is_no_place_for_a_user(user):
     kept = user.copy_of_kept()
     subprocess.run(["chown", "-hR", "30001:30000", kept], check=True)
-    kept.chmod(0o755)
-    (kept / "env-vars").chmod(0o644)
+    subprocess.run(["chmod", "-R", "o+rX", kept], check=True)
     user.refused("true", build_dir=kept, options=mode("in-place"), mentions=[kept, "uid 30001", "sudo"])
 
 
@@ -415,9 +421,19 @@ def test_resume_goes_on_in_an_overlay_and_opens_a_shell_there(root):
     command = [root.program, "resume", "--shell-on-failure", "--from", "checkPhase", *mode("overlay"), str(kept)]
     script = "stat -f -c %T /build; test -e /build/many/0/same-file && echo there; echo done > /build/made; cat /build/made\n"
     result = root.run(*command, input=script)
-    assert result.returncode not in (0, 125) and "here is a shell" in result.stderr, result
+    assert result.returncode not in (0, 125) and "checkPhase failed with status" in result.stderr, result
+    assert "here is a shell" in result.stderr
     assert "overlayfs\nthere\ndone\n" in result.stdout, result
     assert fingerprint(kept) == before
+
+
+def test_resume_in_place_knows_what_failed_and_leaves_no_note(root):
+    kept = root.copy_of_kept()
+    command = [root.program, "resume", "--shell-on-failure", "--from", "checkPhase", *mode("in-place"), str(kept)]
+    result = root.run(*command, input="echo done > /build/made; ls -A /build\n")
+    assert result.returncode not in (0, 125) and "checkPhase failed with status" in result.stderr, result
+    assert (kept / "made").read_text() == "done\n"
+    assert ".nix-build-shell-phase" not in os.listdir(kept) + result.stdout.split()
 
 
 # --- The end ---------------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def test_a_file_of_a_directory_that_took_anothers_place_is_found(caller, state, 
 
 PRODUCTS = """
     sed -i '2s/.*/changed/' plain.c
-    echo 2 >> objects/list.txt; echo 2 > objects/more.txt; echo 2 >> x.log; printf '2\\0' > program; printf '\\0' > new-program
+    echo 2 >> objects/list.txt; echo 2 > objects/more.txt; echo 2 >> x.log; printf '2\\0' > program; printf '\\177ELF\\0' > new-program
     mkdir -p build __pycache__ cache .git; echo > build/x.c; echo > __pycache__/x.pyc; echo > cache/CACHEDIR.TAG; echo > cache/x.c
     echo > main.o; echo > y.log; echo > x.gen; echo > plain.c.orig; echo > .git/config; echo > core.7
     mkdir /build/home; echo > /build/home/x; echo > /build/tmp.1234567890; echo > /build/env-vars
@@ -302,7 +302,7 @@ def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
 
 def test_nothing_is_said_of_products_alone(caller, state, odd):
     _, kept = odd
-    result = session_of(caller, "echo > main.o; printf '\\0' > program2; echo 2 > x.log; mkdir .git; echo > .git/x", own_copy(caller, kept))
+    result = session_of(caller, "echo > main.o; printf '\\177ELF\\0' > program2; echo 2 > x.log; mkdir .git; echo > .git/x", own_copy(caller, kept))
     assert (result.stderr, patches(caller)) == ("", [])
 
 
@@ -341,9 +341,44 @@ def test_files_of_an_archive_are_told_from_the_builds_by_their_age(call_as, is_c
 
 def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):
     _, kept = odd
-    result = session_of(caller, "cp -a plain.c older.c; sed -i 2d plain.c", own_copy(caller, kept))
-    assert b"older.c" not in only_patch(caller).read_bytes()
+    script = "echo of another source > older.c; touch -d @1 older.c; cp -a . /build/backup; mkdir again; cp -a sub a again/; sed -i 2d plain.c"
+    result = session_of(caller, script, own_copy(caller, kept))
+    assert re.findall(b"^diff --git a/(.*) b/", only_patch(caller).read_bytes(), re.MULTILINE) == [b"plain.c"]
     assert "older.c" in re.search("left out .* older than the session.*", result.stderr)[0]
+
+
+# Copied with its time, and moved where something else takes its place: without the new file the source would be broken.
+OLD_TIMES = """
+    cp -p plain.c copied.c
+    mkdir moved
+    cp -p 'two words.c' moved/; ln -sf 'moved/two words.c' 'two words.c'
+    mv gone.c moved/gone.c; ln -s moved/gone.c gone.c
+    mv mode.sh moved/; printf 'exec moved/mode.sh\\n' > mode.sh
+    mv empty moved/; ln -s moved/empty empty
+"""
+
+
+# Only git can make a link of a directory.
+DIRECTORY_WITH_OLD_TIMES = "mv sub/deeper moved/; ln -s ../moved/deeper sub/deeper"
+
+
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+@pytest.mark.parametrize(("tool", "script"), [("patch", OLD_TIMES), ("git", OLD_TIMES + DIRECTORY_WITH_OLD_TIMES)], ids=["patch", "git"])
+def test_what_came_from_the_source_with_its_old_time_is_in_the_patch(caller, state, odd, tool, script, mode):
+    source, kept = odd
+    result = session_of(caller, script, own_copy(caller, kept), options=["--build-dir-mode", mode])
+    expected = caller.workspace / "expected"
+    subprocess.run(["cp", "-a", source, expected], check=True)
+    subprocess.run(["bash", "-ec", script], cwd=expected, check=True, env={"PATH": os.defpath, "LC_ALL": "C"})
+    assert applied(caller, source, only_patch(caller), tool) == tree(expected)
+    assert "left out" not in result.stderr
+
+
+def test_a_picture_of_ones_own_is_not_said_to_be_the_builds(caller, state, odd):
+    _, kept = odd
+    result = session_of(caller, "printf '\\211PNG\\0' > logo.png; printf '\\177ELF\\0' > program2", own_copy(caller, kept))
+    assert "nix-build-shell: left out 1 file whose content is no text, so that no patch can hold it: odd/logo.png\n" in result.stderr
+    assert "logo.png" not in "".join(re.findall(".*that the build makes.*", result.stderr))
 
 
 def test_what_is_no_text_is_named_and_the_rest_can_be_applied(caller, state, odd):

@@ -262,6 +262,49 @@ def test_a_shell_opens_on_what_a_failed_phase_has_left(root, kind):
     assert result.returncode == 0, result
 
 
+@pytest.mark.parametrize(("package", "options", "phase"), [
+    ("failing.plain.checkPhase", ["--from", "buildPhase"], "checkPhase"),
+    ("failing.plain.buildPhase", ["--from", "unpackPhase"], "buildPhase"),
+    ("greeting", ["patchPhase"], "checkPhase"),
+])  # fmt: skip
+def test_the_shell_knows_which_phase_failed_in_that_run(root, package, options, phase):
+    kept = root.kept(package)
+    with Terminal(root, *argv(root, "resume", "--shell-on-failure", build_dir=kept), *options) as terminal:
+        status = 2 if package == "greeting" else 3
+        terminal.wait_for(f"nix-build-shell: {phase} failed with status {status}; here is a shell where it did\r\n")
+        terminal.wait_for(rf":{phase}\] /build/\S+ \$ ")
+        terminal.type("phases; ls -A /build; resume; echo status=$?; exit\n")
+        terminal.wait_for(f"\n{phase} +failed\r\n")
+        assert "nix-build-shell-phase" not in terminal.wait_for(f"(?s)(.*){phase} failed with status {status}\r\n")[1]
+        terminal.wait_for(f"status={status}\r\n")
+        assert terminal.end() == status
+
+
+def test_lines_for_nix_are_not_for_people(root):
+    with Terminal(root, *argv(root, "resume", build_dir=root.kept())) as terminal:
+        assert "@nix" not in terminal.wait_for(r"(?s)(.*)Error 127")[1]
+        assert terminal.end() == 2
+
+
+def test_a_resumed_build_can_be_kept(caller):
+    state = caller.make_directory("state", mode=0o700)
+    env = {"XDG_STATE_HOME": str(state)}
+    result = call(caller, "resume", "--keep-session", "fix", env=env)
+    assert result.returncode == 2
+    assert "kept as the session fix" in result.stderr
+    script = "patchShebangs greeting/tests > /dev/null; cd greeting; runPhase checkPhase"
+    result = caller.run(
+        caller.program, "sessions", "enter", "fix", "bash", "-c", f"source $stdenv/setup; foundMakefile=1; {script}", env=env
+    )
+    assert result.returncode == 0 and "polite: Hello, Ada!" in result.stdout, result
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *argv(caller, "resume", "--shell-on-failure", "--keep-session", "two")) as terminal:
+        terminal.wait_for(r"checkPhase\] /build/greeting \$ ")
+        terminal.type("echo edit > /build/edit; exit\n")
+        terminal.wait_for("kept as the session two")
+        assert terminal.end() == 2
+    assert caller.run(caller.program, "sessions", "enter", "two", "cat", "/build/edit", env=env).stdout == "edit\n"
+
+
 # --- The head of a session -------------------------------------------------------------------------------------------
 
 

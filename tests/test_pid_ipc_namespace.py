@@ -167,12 +167,22 @@ def test_no_signal_is_ignored_or_blocked(caller, prepare):
     assert len(lines) == 4
 
 
-def test_the_command_is_in_the_callers_session_and_process_group(caller):
-    """So that keys of the terminal reach it, and it may read from it."""
+def test_the_command_is_in_a_session_and_a_process_group_of_the_sandboxs_own(caller):
+    """Whoever is in the caller's group can signal all of it, from inside any namespace."""
     with caller.start("bash", "-c", "echo started; read -r line") as running:
         running.line()
-        assert os.getpgid(running.command) == os.getpgid(running.pid)
-        assert os.getsid(running.command) == os.getsid(running.pid)
+        assert os.getpgid(running.command) == running.command
+        assert os.getsid(running.command) == running.init
+
+
+def test_a_signal_to_its_group_or_to_all_reaches_nobody_outside(caller):
+    """The caller's script is in our process group: with it this signal would end us both."""
+    # In «all» it is not itself, and nobody else is there but the first process.
+    for target, status in [("0", 137), ("-1", 1)]:
+        inside = caller.command_line("bash", "-c", f"kill -KILL {target}")
+        script = '"$@"; echo "still here: $?"'
+        result = caller.run("bash", "-c", script, "bash", *inside, preexec_fn=os.setpgrp)
+        assert result.stdout == f"still here: {status}\n", (target, result)
 
 
 def test_the_nice_value_stays_the_callers(caller):

@@ -129,6 +129,7 @@ def test_a_phase_that_exits_does_not_end_the_session(caller):
         terminal.type("runPhase buildPhase\n")
         terminal.wait_for("this build fails with structured attributes")
         terminal.wait_for("runHook called «exit 1», and the session goes on")
+        terminal.wait_for("buildPhase failed with status 1")
         # Nor does the phase.
         assert "make flags" not in terminal.wait_for(r"(?s)(.*)\$ ")[1]
         assert answer(terminal, "f() { exit 3; }; (f); echo $? $(f) $?") == "3 3\n"
@@ -190,6 +191,89 @@ def test_phases_and_resume(caller):
         terminal.type("resume; resume nonsense\n")
         terminal.wait_for("from which phase")
         terminal.wait_for("nonsense is none of the phases")
+        leave(terminal)
+
+
+def test_a_phase_by_hand_ends_where_the_build_would_and_with_its_status(caller):
+    """Also where somebody asks for the status, which for bash is to pass over all that fails."""
+    with session(caller) as terminal:
+        terminal.wait_for(r"\$ ")
+        assert answer(terminal, "runPhase checkPhase > /dev/null 2>&1; echo $?") == "2\n"
+        assert answer(terminal, "runPhase checkPhase > /dev/null 2>&1 && echo no failure; echo $?") == "2\n"
+        assert answer(terminal, "if genericBuild > /dev/null 2>&1; then echo no failure; fi; resume > /dev/null 2>&1 || echo $?") == "2\n"
+        answer(terminal, 'checkPhase() { kept="of the phase"; cd tests; false | cat; echo goes on; }; cd /build/greeting')
+        terminal.type("runPhase checkPhase\n")
+        assert "goes on" not in terminal.wait_for("(?s)(.*)checkPhase failed with status 1")[1]
+        terminal.wait_for(PROMPT.format("greeting:checkPhase", "/build/greeting/tests"))
+        terminal.type("echo status=$? $kept\n")
+        terminal.wait_for("\nstatus=1 of the phase\r\n")
+        assert answer(terminal, "shopt -po errexit pipefail errtrace functrace | grep -c +o; trap") == "4\n"
+        # A strict phase ends itself and not the shell, and ^C leaves nothing behind.
+        answer(terminal, "checkPhase() { set -eu; (exit 4); echo goes on; }; runPhase checkPhase 2> /dev/null; echo $?")
+        terminal.type("checkPhase() { bash -c 'echo ru''ns; exec sleep 1000'; }; runPhase checkPhase\n")
+        terminal.wait_for("runs\r\n")
+        terminal.type("\x03")
+        terminal.wait_for(r"\$ ")
+        assert answer(terminal, "false; echo $?; shopt -q extdebug nullglob || trap") == "1\n"
+        leave(terminal)
+
+
+def test_lines_for_nix_are_kept_from_the_terminal_alone(caller):
+    with session(caller) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("runPhase checkPhase; resume\n")
+        shown = terminal.wait_for("(?s)(.*)checkPhase failed with status 2.*checkPhase failed with status 2")[0]
+        assert shown.count("Running phase: checkPhase") == 2 and "@nix" not in shown
+        assert answer(terminal, "resume 2>&1 | grep -c @nix; echo $NIX_LOG_FD") == "1\n2\n"
+        leave(terminal)
+
+
+@pytest.mark.parametrize("kind", ["plain", "structured", "several-outputs"])
+def test_resume_begins_with_the_outputs_that_the_phase_found(root, kind):
+    """Its phase says `mkdir $out`. What somebody has made there by hand is kept, beside it."""
+    with session(root, package=f"failing.{kind}.installPhase") as terminal:
+        terminal.wait_for(r"\$ ")
+        for _ in range(2):
+            assert "File exists" not in answer(terminal, "resume 2>&1; ls -d $out*").replace("before-resume", "")
+        assert answer(terminal, "ls -d $out*; echo mine > $out/by-hand") .count("\n") == 1
+        terminal.type("resume\n")
+        terminal.wait_for(r"installPhase begins without (\S+), as in the build; what was there is in \1-before-resume now")
+        terminal.wait_for("installPhase failed with status 3")
+        assert answer(terminal, "cat $out-before-resume/by-hand; ls $out") == "mine\ngreeting\n"
+        # What comes after it needs what is there.
+        answer(terminal, "touch /build/mended; echo mine > $out/by-hand")
+        terminal.type("resume --from fixupPhase\n")
+        terminal.wait_for("the build is complete")
+        assert answer(terminal, "cat $out/by-hand") == "mine\n"
+        leave(terminal)
+
+
+def test_resume_takes_the_same_as_outside(caller):
+    with session(caller) as terminal:
+        terminal.wait_for(r"\$ ")
+        began = "2>&1 | sed -n 's/Running phase: //p'"
+        assert answer(terminal, f"cd /; resume --only buildPhase {began}") == "buildPhase\n"
+        for form in ["--from installPhase", "--from=installPhase", "installPhase"]:
+            assert answer(terminal, f"resume {form} {began}") == "installPhase\nfixupPhase\n"
+        assert "resume --only PHASE" in answer(terminal, "resume --help")
+        for arguments, said in [
+            ("--frm x", "resume has no option --frm; «resume --help» says"),
+            ("--from", "--from which phase?"),
+            ("a b", "one phase to begin with, not a and b"),
+            ("distPhase", "distPhase is left out of this build by doDist"),
+            ("unpackPhase", "the sources are unpacked already"),
+        ]:
+            assert said in answer(terminal, f"resume {arguments} 2>&1; (($?)) || echo no failure")
+            assert "no failure" not in terminal.seen
+        leave(terminal)
+
+
+def test_an_output_that_nobody_made_is_missed_in_the_session_too(root):
+    with session(root, package="two-outputs") as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("resume fixupPhase; echo status=$?\n")
+        terminal.wait_for("Nix would miss what they did not make: dev\r\n")
+        terminal.wait_for("status=1\r\n")
         leave(terminal)
 
 

@@ -79,7 +79,7 @@ def await_program(session, name):
     def is_there():
         try:
             return any(status(pid)["Name"] == name for pid in of_sandboxes(session))
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             # One of the run before has ended between the list and the look.
             return False
 
@@ -406,14 +406,52 @@ def test_without_a_terminal_on_standard_input_there_is_none(caller):
         shell.leave()
 
 
+@KEYS
+def test_a_key_reaches_all_of_a_command_that_has_no_terminal(caller, key, number):
+    """It is in no process group of the caller's, so we pass it on."""
+    name = signal.Signals(number).name
+    below = f"trap 'echo below; exit 3' {name}; echo rea''dy; while true; do :; done"
+    script = f"trap 'echo above; exit 9' {name}; bash -c {shlex.quote(below)}; exit 8"
+    with Shell(caller) as shell:
+        shell.run("bash", "-c", script, after="< /dev/null")
+        shell.wait_for("ready")
+        shell.type(key)
+        shell.wait_for("below")
+        shell.wait_for("above")
+        shell.prompt(9)
+        shell.leave()
+
+
+def test_a_command_that_has_no_terminal_is_stopped_and_continued_with_us(caller):
+    with Shell(caller) as shell:
+        shell.run("bash", "-c", "echo rea''dy; while true; do :; done", after="< /dev/null")
+        shell.wait_for("ready")
+        command = number_of_command(shell)
+        shell.type("\x1a")
+        shell.await_stop()
+        await_that(lambda: status(command)["State"].startswith("T"))
+        shell.prompt(148)
+        shell.type("fg\n")
+        await_that(lambda: status(command)["State"].startswith("R"))
+        shell.type("\x03")
+        shell.prompt(130)
+        shell.leave()
+
+
+def number_of_command(shell):
+    """The number of the process that runs the command."""
+    (command,) = children(first_process(shell.program()))
+    return command
+
+
 def test_without_a_terminal_it_costs_one_system_call(caller):
     trace = caller.workspace / "trace"
-    watch = ["strace", "-f", "-qq", "-e", "trace=ioctl,setsid,setpgid,clone3,openat", "-o", trace]
+    watch = ["strace", "-f", "-qq", "-e", "trace=ioctl,clone3,openat", "-o", trace]
     result = caller.run(*watch, *as_caller(caller), *caller.command_line("true"), as_root=True)
     assert result.returncode == 0, result
     calls = trace.read_text()
     assert calls.count("TIOCGDEV") == 1
-    assert "setsid(" not in calls and "setpgid(" not in calls and "/dev/pts/ptmx" not in calls
+    assert "/dev/pts/ptmx" not in calls
     # The forerunner, the sandbox's first process, and the command.
     assert calls.count("clone3(") == 3
 

@@ -9,21 +9,33 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
+use nix_build_shell::plan;
 
 use crate::fixture::Fixture;
 
 /// The call of `bwrap` that runs the no-op on the kept directory.
 pub fn command(bwrap: &Path, fixture: &Fixture) -> Result<Command> {
+    command_of(bwrap, fixture, &fixture.kept, &fixture.noop, &fixture.plan.command)
+}
+
+/// The same for any kept directory, with the build's `shell` and `wanted`, the command that our own plan has.
+pub fn command_of(
+    bwrap: &Path,
+    fixture: &Fixture,
+    kept: &Path,
+    shell: &Path,
+    wanted: &plan::Command,
+) -> Result<Command> {
     let mut command = Command::new(bwrap);
     command.args(["--unshare-all", "--die-with-parent", "--uid", "1000", "--gid", "100", "--hostname", "localhost"]);
     command.arg("--clearenv");
-    for variable in &fixture.plan.command.environment {
+    for variable in &wanted.environment {
         let variable = variable.to_str()?;
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.args(["--setenv", name, value]);
     }
-    command.args(["--ro-bind", "/nix", "/nix", "--tmpfs", "/nix/var", "--bind"]).arg(&fixture.kept).arg("/build");
-    command.arg("--ro-bind").arg(&fixture.noop).arg("/bin/sh");
+    command.args(["--ro-bind", "/nix", "/nix", "--tmpfs", "/nix/var", "--bind"]).arg(kept).arg("/build");
+    command.arg("--ro-bind").arg(shell).arg("/bin/sh");
     for name in ["group", "passwd", "hosts"] {
         command.arg("--ro-bind").arg(fixture.directory().join(name)).arg(format!("/etc/{name}"));
     }
@@ -41,7 +53,7 @@ pub fn command(bwrap: &Path, fixture: &Fixture) -> Result<Command> {
         "/proc",
     ]);
     command.args(["--perms", "1777", "--dir", "/tmp", "--chdir", "/build", "--"]);
-    for argument in &fixture.plan.command.arguments {
+    for argument in &wanted.arguments {
         command.arg(std::ffi::OsStr::from_bytes(argument.to_bytes()));
     }
     Ok(command)

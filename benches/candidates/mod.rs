@@ -1,11 +1,11 @@
 //! What is compared: ways to run the same no-op.
 
 mod bare_clone3;
-mod bubblewrap;
+pub mod bubblewrap;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix_build_shell::sandbox;
@@ -26,6 +26,12 @@ pub const SMALL_CLOSURE: &str = "whole command, closure of 23";
 const LARGE_CLOSURE: &str = "whole command, closure of 1,000";
 /// The nearest thing that others have.
 pub const BUBBLEWRAP: &str = "bubblewrap";
+/// What people do all day: the build's own bash sources `env-vars` and executes a command that is built into it.
+pub const BASH: &str = "whole command, bash and env-vars";
+/// The same by bubblewrap.
+pub const BASH_IN_BUBBLEWRAP: &str = "bubblewrap, bash and env-vars";
+/// What Nix has for it: no sandbox.
+pub const NIX_SHELL: &str = "nix-shell DRV --run true";
 /// The floor as a program: what any static program of this machine's C library takes to get there, before it does anything.
 const LEAST_PROGRAM: &str = "bare clone3 by a C program";
 /// The same with a store of 1,000 bind mounts: what the kernel takes for them.
@@ -39,28 +45,55 @@ pub struct Candidate<'a> {
     pub name: &'static str,
     /// Runs the no-op once, and waits for its end.
     pub run: Box<dyn FnMut() -> Result<()> + 'a>,
+    /// It runs in one of so many rounds: of what takes long a few times tell enough.
+    pub one_round_of: usize,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(name: &'static str, run: impl FnMut() -> Result<()> + 'a) -> Self {
+        Self { name, run: Box::new(run), one_round_of: 1 }
+    }
 }
 
 /// All candidates that this machine has: bubblewrap may be missing.
 pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
     let mut candidates = vec![
-        Candidate { name: SPAWN, run: Box::new(program(Command::new(&fixture.noop))) },
-        Candidate { name: FLOOR, run: Box::new(bare_clone3::candidate(&fixture.noop)?) },
-        Candidate { name: LEAST_PROGRAM, run: Box::new(program(least_program(fixture)?)) },
-        Candidate { name: LEAST_LARGE_CLOSURE, run: Box::new(program(least_large_closure(fixture)?)) },
-        Candidate { name: LIBRARY, run: Box::new(library_call(fixture)) },
-        Candidate { name: PROGRAM, run: Box::new(program(whole_store(fixture, &fixture.kept))) },
-        Candidate { name: PROGRAM_ALONE, run: Box::new(program(whole_store(fixture, &fixture.kept_env_vars))) },
+        Candidate::new(SPAWN, program(Command::new(&fixture.noop))),
+        Candidate::new(FLOOR, bare_clone3::candidate(&fixture.noop)?),
+        Candidate::new(LEAST_PROGRAM, program(least_program(fixture)?)),
+        Candidate::new(LEAST_LARGE_CLOSURE, program(least_large_closure(fixture)?)),
+        Candidate::new(LIBRARY, library_call(fixture)),
+        Candidate::new(PROGRAM, program(whole_store(fixture, &fixture.kept))),
+        Candidate::new(PROGRAM_ALONE, program(whole_store(fixture, &fixture.kept_env_vars))),
     ];
     for build in &fixture.builds {
         let name = if build.closure < 100 { SMALL_CLOSURE } else { LARGE_CLOSURE };
-        candidates.push(Candidate { name, run: Box::new(program(exact_store(fixture, &build.kept))) });
+        candidates.push(Candidate::new(name, program(exact_store(fixture, &build.kept))));
     }
     if let Some(executable) = find_in_path("bwrap") {
         let command = bubblewrap::command(&executable, fixture)?;
-        candidates.push(Candidate { name: BUBBLEWRAP, run: Box::new(program(command)) });
+        candidates.push(Candidate::new(BUBBLEWRAP, program(command)));
+    }
+    if let Some(build) = &fixture.real_build {
+        let mut command = whole_command(fixture);
+        command.arg(&build.kept).arg("true");
+        candidates.push(Candidate::new(BASH, program(command)));
+        if let Some(executable) = find_in_path("bwrap") {
+            let command = bubblewrap::command_of(&executable, fixture, &build.kept, &build.shell, &build.command)?;
+            candidates.push(Candidate::new(BASH_IN_BUBBLEWRAP, program(command)));
+        }
+        let nix_shell = Candidate::new(NIX_SHELL, program(nix_shell(&build.derivation)));
+        candidates.push(Candidate { one_round_of: 25, ..nix_shell });
     }
     Ok(candidates)
+}
+
+/// As an ordinary user has it, through a daemon.
+fn nix_shell(derivation: &Path) -> Command {
+    let mut command = Command::new("nix-shell");
+    command.arg(derivation).args(["--run", "true", "--option", "substitute", "false"]);
+    command.env("NIX_REMOTE", "daemon").env("NIX_BUILD_SHELL", "bash").stderr(Stdio::null());
+    command
 }
 
 fn library_call(fixture: &Fixture) -> impl FnMut() -> Result<()> {
@@ -86,19 +119,22 @@ fn least_large_closure(fixture: &Fixture) -> Result<Command> {
     Ok(command)
 }
 
-fn whole_store(fixture: &Fixture, kept: &Path) -> Command {
+/// The call of our program that runs the no-op with the whole store.
+pub fn whole_store(fixture: &Fixture, kept: &Path) -> Command {
     let mut command = whole_command(fixture);
     command.arg("--store=full").arg(kept).arg("true");
     command
 }
 
-fn exact_store(fixture: &Fixture, kept: &Path) -> Command {
+/// The same with the exact store, of a build in the large one.
+pub fn exact_store(fixture: &Fixture, kept: &Path) -> Command {
     let mut command = whole_command(fixture);
     command.arg("--store-root").arg(&fixture.store_root).arg(kept).arg("true");
     command
 }
 
-fn whole_command(fixture: &Fixture) -> Command {
+/// Our program, which makes its scratch directories in the fixture's directory.
+pub fn whole_command(fixture: &Fixture) -> Command {
     // The checkout may be where another user may not go.
     let program = env::var_os("NIX_BUILD_SHELL").unwrap_or_else(|| env!("CARGO_BIN_EXE_nix-build-shell").into());
     let mut command = Command::new(program);
@@ -115,6 +151,7 @@ fn program(mut command: Command) -> impl FnMut() -> Result<()> {
     }
 }
 
-fn find_in_path(name: &str) -> Option<PathBuf> {
+/// The program `name` in `PATH`.
+pub fn find_in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|file| file.is_file())
 }

@@ -20,7 +20,7 @@ const WARM_UP_ROUNDS: usize = 30;
 /// How long the kernel is given to clean up after each run; not measured.
 const REST: Duration = Duration::from_millis(10);
 
-/// The times of one candidate, in the order of the rounds.
+/// The times of one candidate, in the order of the rounds that it took part in.
 pub type Times = Vec<Duration>;
 
 /// Runs all candidates for so many rounds.
@@ -29,6 +29,9 @@ pub fn run(candidates: &mut [Candidate<'_>], rounds: usize) -> Result<Vec<Times>
     for round in 0..WARM_UP_ROUNDS + rounds {
         for index in order(round, candidates.len()) {
             let candidate = &mut candidates[index];
+            if round % candidate.one_round_of != 0 {
+                continue;
+            }
             thread::sleep(REST);
             let begin = Instant::now();
             (candidate.run)().with_context(|| format!("«{}» stopped working", candidate.name))?;

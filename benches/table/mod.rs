@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::candidates::{BUBBLEWRAP, FLOOR, LIBRARY, PROGRAM, PROGRAM_ALONE, SMALL_CLOSURE};
+use crate::candidates::{
+    BASH, BASH_IN_BUBBLEWRAP, BUBBLEWRAP, FLOOR, LIBRARY, NIX_SHELL, PROGRAM, PROGRAM_ALONE, SMALL_CLOSURE,
+};
 
 const HEAD: [&str; 4] = ["command is a no-op", "median", "× bare clone3", "× bubblewrap"];
 
@@ -94,8 +96,11 @@ impl fmt::Display for Table {
             line([a, b, c, d])?;
         }
         writeln!(f)?;
-        self.write_goal(f, LIBRARY, 1.8, FLOOR)?;
+        self.write_goal(f, LIBRARY, 1.3, FLOOR)?;
         self.write_goal(f, PROGRAM, 0.5, BUBBLEWRAP)?;
+        self.write_goal(f, PROGRAM_ALONE, 0.35, BUBBLEWRAP)?;
+        self.write_goal(f, BASH, 0.5, BASH_IN_BUBBLEWRAP)?;
+        self.write_goal(f, BASH, 0.1, NIX_SHELL)?;
         self.write_goal(f, SMALL_CLOSURE, 1.3, PROGRAM_ALONE)
     }
 }

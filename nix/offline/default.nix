@@ -4,9 +4,9 @@
 #     nix-build nix/offline --arg tools /tmp/tools -A succeeds \
 #       --option sandbox true --option substitute false --builders ""
 #
-# `tools` is the directory that `collect-tools` has filled. Nix builds everything in its own sandbox, so a store path that
+# `tools` is the directory that `collect-tools` has filled, by itself /tmp/tools. Nix builds everything in its own sandbox, so a store path that
 # needs another one really refers to it, and what a build finds in its sandbox is the exact closure of its inputs.
-{ tools, system ? builtins.currentSystem }:
+{ tools ? /tmp/tools, system ? builtins.currentSystem }:
 let
   collected = name: builtins.path { inherit name; path = tools + "/${name}"; };
 
@@ -106,7 +106,7 @@ let
   '';
 
   # With structured attributes there is no $stdenv before .attrs.sh was read.
-  builder = builtins.toFile "builder.sh" ''
+  builder = builtins.toFile "default-builder.sh" ''
     if [ -e .attrs.sh ]; then source .attrs.sh; fi
     source "$stdenv/setup"
     genericBuild

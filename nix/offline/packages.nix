@@ -41,6 +41,8 @@ let
     outputHashMode = "flat";
     impureEnvVars = [ "http_proxy" "UNSET" ];
   };
+
+  downloader = runWithBusybox "wget" { } "$builder mkdir -p $out/bin; $builder cp $builder $out/bin/wget";
 in
 {
   # A build that fails only in the sandbox: its test asks for /usr/bin/env, which every other machine has.
@@ -49,6 +51,14 @@ in
 
   # The same, mended: its test runs with the bash of the build.
   succeeds = mkDerivation (greeting // { postPatch = "patchShebangs tests"; });
+
+  # A source that cannot be had: nobody answers at its address.
+  download = mkDerivation (fixed // {
+    name = "download";
+    url = "http://localhost:9/greeting-1.0.tar.gz";
+    nativeBuildInputs = [ downloader ];
+    buildCommand = "wget -O $out $url";
+  });
 
   # No stdenv: nothing writes an env-vars file, and there is no phase.
   fails-early = runWithBusybox "fails-early" { } ''

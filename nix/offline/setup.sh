@@ -7,8 +7,6 @@
 set -e -o pipefail
 shopt -s inherit_errexit
 
-: "${NIX_LOG_FD:=2}"
-
 # With structured attributes, Nix has put what would be the environment into a script, .attrs.sh, which the builder has
 # sourced: that script says where this one is. Then `outputs` is an associative array and only `env` is for export.
 if [[ $(declare -p outputs 2>/dev/null) == "declare -A"* ]]; then
@@ -60,7 +58,7 @@ exitHandler() {
     local exitCode=$?
     set +e
     if ((exitCode != 0)); then runHook failureHook; else runHook exitHook; fi
-    exit "$exitCode"
+    return "$exitCode"
 }
 trap exitHandler EXIT
 
@@ -217,14 +215,22 @@ configurePhase() {
 
 buildPhase() {
     runHook preBuild
-    if haveMakefile; then makeWith buildFlags; else echo "no Makefile, doing nothing"; fi
+    if haveMakefile; then
+        # It tells the phases that check something, and no other process.
+        foundMakefile=1
+        makeWith buildFlags
+    else
+        echo "no Makefile, doing nothing"
+    fi
     runHook postBuild
 }
 
 checkPhase() {
     runHook preCheck
     : "${checkTarget:=$(firstTarget check test)}"
-    if [[ -n $checkTarget ]]; then
+    if [[ -z ${foundMakefile-} ]]; then
+        echo "no Makefile or custom checkPhase, doing nothing"
+    elif [[ -n $checkTarget ]]; then
         # shellcheck disable=SC2086 # there may be several
         makeWith checkFlags $checkTarget
     else
@@ -287,7 +293,9 @@ phaseIsWanted() {
 showPhaseHeader() {
     echo "Running phase: $1"
     # Nix keeps this line in the log and shows the phase to the user.
-    printf '@nix { "action": "setPhase", "phase": "%s" }\n' "$1" >&"$NIX_LOG_FD"
+    if [[ -n ${NIX_LOG_FD-} ]]; then
+        printf '@nix { "action": "setPhase", "phase": "%s" }\n' "$1" >&"$NIX_LOG_FD"
+    fi
 }
 
 runPhase() {

@@ -1,9 +1,7 @@
 //! `--build-dir-mode`: how the build directory becomes writable, what is said of it, and what is done where it cannot be.
 
-use std::io::{IsTerminal, stderr};
-
 use anyhow::{Error, Result};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::sandbox_options::SandboxOptions;
 use super::say::say;
@@ -73,12 +71,12 @@ impl Filled {
     }
 }
 
-/// Shows on a terminal how much was copied. It is gone when that is done.
+/// Shows on a terminal that can move its cursor how much was copied. It is gone when that is done.
 struct Bar;
 
 impl Progress for Bar {
     fn is_wanted(&self) -> bool {
-        stderr().is_terminal()
+        !ProgressDrawTarget::stderr().is_hidden()
     }
 
     fn begin(&self, entries: u64) -> Box<dyn Fn(u64)> {

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::build;
 use super::build_dir::Filled;
 use super::header::show_header;
-use super::interactive::{Interactive, is_at_terminal, read_log};
+use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
+use super::limit_options::tell_usage;
 use super::patch_options::{PatchOptions, save_and_remove};
-use super::sandbox_options::{SandboxOptions, tell_usage};
+use super::sandbox_options::{SANDBOX, SandboxOptions};
 use super::say::{print, printable, say, say_error};
+use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_session::{self, Held, SessionName, Sessions};
@@ -23,15 +26,27 @@ use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 
 /// Which build to enter, and what to run there.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory»
-    #[arg(value_name = "BUILD_DIR")]
-    pub build_dir: PathBuf,
+    /// Its kept directory, or its name [default: the newest]
+    #[arg(value_name = "BUILD_DIR", hide_short_help = true)]
+    pub build_dir: Option<PathBuf>,
 
-    /// What to run in the sandbox, with its arguments [default: the build's shell]
-    #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
+    /// What to run in the sandbox [default: a shell]
+    #[arg(value_name = "COMMAND [ARG]", hide_short_help = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
+
+    /// Run this line with the sandbox's shell
+    #[arg(short = 'c', long = "command", value_name = "LINE", conflicts_with = "command")]
+    pub line: Option<OsString>,
+
+    /// What was built of default.nix, or of BUILD_DIR
+    #[arg(short = 'A', long = "attr", value_name = "ATTRIBUTE")]
+    pub attribute: Option<OsString>,
+
+    /// Enter the build as it was before it began
+    #[arg(long, hide_short_help = true)]
+    pub fresh: bool,
 
     /// Options of the sandbox.
     #[command(flatten)]
@@ -41,33 +56,63 @@ pub struct Options {
     #[command(flatten)]
     pub patch: PatchOptions,
 
-    /// Keep what is done in there, as a session that «nix-build-shell sessions enter NAME» enters again, and save no patch
+    /// Keep it all, for «sessions enter NAME»
     #[arg(long, value_name = "NAME", conflicts_with = "save_patch")]
     pub keep_session: Option<SessionName>,
 
-    /// Print what would be done, a step a line, and do nothing
-    #[arg(long)]
+    /// Print what would be done, and do nothing
+    #[arg(long, hide_short_help = true, help_heading = SANDBOX)]
     pub dry_run: bool,
 }
 
-/// Makes the sandbox, runs the command in it, and removes it. Returns the command's exit status, or 128+n when the signal n ended it.
+/// Finds the build, or offers to make it where there is none yet, and enters it. Returns the command's exit status, or 128+n when the
+/// signal n ended it.
+///
+/// # Errors
+/// One sentence where there is nothing to enter, or no sandbox could be made.
+pub fn run(options: &Options) -> Result<u8> {
+    let wanted = Wanted {
+        argument: options.build_dir.as_deref(),
+        attribute: options.attribute.as_deref(),
+        store_root: options.sandbox.store_root.as_deref(),
+        fresh: options.fresh,
+    };
+    match wanted.find()? {
+        Target::Build(named) => {
+            let mut options = options.clone();
+            options.sandbox.derivation = options.sandbox.derivation.or(named.derivation);
+            enter(&options, &named.path)
+        }
+        Target::Missing(missing) => build::offer(options, &missing),
+    }
+}
+
+/// Makes the sandbox of the build that left `build_dir`, or of a derivation, runs the command in it, and removes it. Returns the
+/// command's exit status, or 128+n when the signal n ended it.
 ///
 /// # Errors
 /// One sentence where no sandbox could be made.
-pub fn run(options: &Options) -> Result<u8> {
+pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let is_ordinary = !options.dry_run && options.keep_session.is_none();
     let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
+    if !is_ordinary {
+        sandbox::give_up_head_start();
+    }
     let settings = Settings::in_force();
-    let mut build = FailedBuild::open(&options.build_dir, &options.sandbox.wishes(), &settings)?;
+    let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
     let mut log = None;
     let mut interactive = None;
-    if options.command.is_empty() && is_at_terminal() {
+    let command = options.command_in(&build);
+    if command.is_empty() && is_at_terminal() {
         log = read_log(&build);
-        interactive = Some(Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), log.as_ref())?);
+        let failure = Failure::told_by(log.as_ref());
+        let mut prepared = Interactive::prepare(&mut build, options.sandbox.shell.as_deref(), &failure)?;
+        prepared.note_outputs(&build, build.store.physical_directory());
+        interactive = Some(prepared);
     } else {
         options.sandbox.refuse_shell()?;
     }
@@ -77,9 +122,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let plan_in = |directories: &HostDirectories| {
         let plan = match &session {
             Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
-            None => Plan::new(&build, &settings, &caller, directories, &options.command),
+            None => Plan::new(&build, &settings, &caller, directories, &command),
         }?;
-        anyhow::Ok(plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1))
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+        plan.limited(&options.sandbox.limits.limits(), &caller)
     };
     if options.dry_run {
         let mut directories = match &options.keep_session {
@@ -108,7 +154,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
     let mut patch = match &options.keep_session {
         Some(_) => None,
-        None => options.patch.begin(&build, &caller, &scratch, options.command.is_empty())?,
+        None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &filled, &plan);
@@ -136,7 +182,9 @@ pub fn run(options: &Options) -> Result<u8> {
             }
         }
     };
-    let status = session::wait(&mut sandbox, &signals, terminal);
+    let limits = &options.sandbox.limits;
+    let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
+    let status = ending.map(|ending| limits.status(ending));
     tell_usage(&sandbox);
     if status.is_err() || held.is_some() {
         // Nothing is to change any more what is saved.
@@ -151,6 +199,19 @@ pub fn run(options: &Options) -> Result<u8> {
         None => save_and_remove(patch, scratch),
     }
     status
+}
+
+impl Options {
+    /// The command, which may be a line for the build's shell.
+    fn command_in(&self, build: &FailedBuild) -> Vec<OsString> {
+        match &self.line {
+            Some(line) => {
+                let shell = [build.shell.path.clone().into()].into_iter().chain(build.shell.applet.clone());
+                shell.chain(["-c".into(), line.clone()]).collect()
+            }
+            None => self.command.clone(),
+        }
+    }
 }
 
 /// Prints what would be done: what the build directory is made of, then the plan.

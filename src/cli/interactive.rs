@@ -1,5 +1,6 @@
 //! An interactive session: its shell, its prompt, and what was typed in the ones before.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -9,16 +10,36 @@ use rustix::termios::isatty;
 use super::sandbox_options::SandboxOptions;
 use super::say::say_error;
 use crate::caller::Caller;
-use crate::failed_build::FailedBuild;
+use crate::failed_build::{FailedBuild, StoreView};
 use crate::failed_log::FailedLog;
 use crate::history::History;
 use crate::plan::Session;
 use crate::scratch::Scratch;
 use crate::session_shell::SessionShell;
+use crate::start_of_phase::outputs_of_last_phase;
 
 /// Whether somebody is there to type: as a shell sees it, on standard input and standard error.
 pub fn is_at_terminal() -> bool {
     isatty(stdin()) && isatty(stderr())
+}
+
+/// How the build failed, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Failure {
+    /// The phase that failed.
+    pub phase: Option<String>,
+    /// The directory that `unpackPhase` made, relative to the build directory.
+    pub source_root: Option<String>,
+}
+
+impl Failure {
+    /// What the build's log tells, if there is one.
+    pub fn told_by(log: Option<&FailedLog>) -> Self {
+        Self {
+            phase: log.and_then(FailedLog::failed_phase).map(String::from),
+            source_root: log.and_then(|log| log.log.source_root()).map(String::from),
+        }
+    }
 }
 
 /// What a session needs on this side of the sandbox.
@@ -30,27 +51,35 @@ pub struct Interactive {
 }
 
 impl Interactive {
-    /// Prepares a session in the sandbox of `build`, to which its shell is added, `shell` if there is one; `log` tells what failed.
-    /// Nothing is made yet.
+    /// Prepares a session in the sandbox of `build`, to which its shell is added, `shell` if there is one. Nothing is made yet.
     ///
     /// # Errors
     /// Where `shell` is no bash in the store.
-    pub fn prepare(build: &mut FailedBuild, shell: Option<&Path>, log: Option<&FailedLog>) -> Result<Self> {
+    pub fn prepare(build: &mut FailedBuild, shell: Option<&Path>, failure: &Failure) -> Result<Self> {
         let shell = SessionShell::choose(build, shell)?;
         let derivation = build.derivation.as_ref();
         let name = derivation.map_or("build".into(), |derivation| String::from_utf8_lossy(derivation.package_name()));
         // A phase is called what the build likes to call it; in a prompt that is read by the shell.
-        let failed_phase = log.and_then(FailedLog::failed_phase).filter(|phase| is_identifier(phase));
-        let source_root = log.and_then(|log| log.log.source_root());
+        let failed_phase = failure.phase.as_deref().filter(|phase| is_identifier(phase));
         Ok(Self {
             session: Session {
                 shell,
                 name: name.into_owned(),
                 failed_phase: failed_phase.map(String::from),
-                source_root: source_root.map(String::from),
+                source_root: failure.source_root.clone(),
+                made_outputs: Vec::new(),
             },
             history: None,
         })
+    }
+
+    /// Tells the session which of the outputs of `build` the phase that failed has made; they are in the directory `store`.
+    pub fn note_outputs(&mut self, build: &FailedBuild, store: &Path) {
+        if let (StoreView::Closure { partial_outputs, .. }, Some(kept)) = (&build.store_view, &build.kept) {
+            let made = outputs_of_last_phase(partial_outputs, kept, store);
+            let path = |name: &CString| format!("{}/{}", build.store.directory().display(), name.to_string_lossy());
+            self.session.made_outputs = made.iter().map(path).collect();
+        }
     }
 
     /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be

@@ -1,15 +1,27 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod ask;
+mod build;
 mod build_dir;
+mod check_system;
+mod completion;
 mod enter;
+mod generate;
 mod header;
+mod help;
 mod interactive;
+mod limit_options;
+mod list;
+mod manual;
 mod patch_options;
 mod phases;
+mod remove;
 mod resume;
 mod sandbox_options;
 mod say;
 mod sessions;
+mod table;
+mod which_build;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -24,40 +36,13 @@ pub use self::say::say_error;
 const NAME: &str = "nix-build-shell";
 
 const USAGE: &str = "\
-nix-build-shell [OPTIONS] BUILD_DIR [COMMAND [ARG]...]
-       nix-build-shell phases BUILD_DIR
-       nix-build-shell resume [--from PHASE | --only PHASE] [OPTIONS] BUILD_DIR
-       nix-build-shell sessions [enter NAME [COMMAND [ARG]...] | remove NAME...]";
+nix-build-shell [OPTIONS] [BUILD_DIR [COMMAND [ARG]...]]
+       nix-build-shell SUBCOMMAND [OPTIONS] [ARG]...";
 
 const AFTER_HELP: &str = "\
-The kept directory itself is not changed, but with --build-dir-mode=in-place: the sandbox works on a copy or overlay, which goes with it.
-Exit status: the command's own; 128+n if the signal n ended it; 125 if no sandbox could be made.";
-
-const AFTER_LONG_HELP: &str = "\
-Examples:
-  nix-build-shell /tmp/nix-build-foo.drv-0              a shell where the build failed
-  nix-build-shell /tmp/nix-build-foo.drv-0 make check   one command
-  sudo nix-build-shell /tmp/nix-build-foo.drv-0         if a Nix daemon built it; it runs as you
-  nix-build-shell phases /tmp/nix-build-foo.drv-0       how far the build came
-  nix-build-shell resume /tmp/nix-build-foo.drv-0       the phase that failed, and all after it
-  nix-build-shell --keep-session fix /tmp/nix-build-foo.drv-0
-                                                        keep what is done in there
-  nix-build-shell sessions enter fix                    go on with it, or join it where it runs
-
-Options stand before BUILD_DIR; all that follows COMMAND belongs to it. A directory that is called as a
-command of this program is written ./NAME.
-TMPDIR says where the copy or overlay is made [default: /tmp]. The kept directory itself is not changed, but with
---build-dir-mode=in-place.
-Exit status: the command's own; 126 or 127 if it could not be executed or found; 128+n if the
-signal n ended it; 125 if no sandbox could be made, with one sentence that says why.";
+Options stand before BUILD_DIR. Exit status: the command's, 128+signal, or 125.";
 
 const ABOUT: &str = "Open the sandbox of a failed Nix build";
-
-const LONG_ABOUT: &str = "\
-Open the sandbox of a failed Nix build.
-
-Takes the directory that «nix-build --keep-failed» left, makes the build's sandbox around a copy of it, without root, and runs \
-COMMAND in it with the build's environment, or an interactive shell.";
 
 /// What this program was called for.
 #[derive(Debug)]
@@ -66,6 +51,10 @@ pub enum Invocation {
     Enter(enter::Options),
     /// Something else.
     Other(Subcommand),
+    /// To make a text that goes with the program.
+    Generate(generate::Text),
+    /// To complete a command line, for this shell.
+    Complete(OsString),
 }
 
 /// What can be done besides running a command. A directory of such a name is written `./NAME`.
@@ -75,8 +64,16 @@ pub enum Subcommand {
     Phases(phases::Options),
     /// Run the phase that failed, and all after it
     Resume(resume::Options),
-    /// List the sessions that --keep-session has kept, enter one again, or remove it
+    /// Build with Nix, and open the sandbox of what fails
+    Build(build::Options),
+    /// List the build directories that Nix has kept
+    List(list::Options),
+    /// Remove build directories that Nix has kept
+    Remove(remove::Options),
+    /// List, enter or remove the sessions of --keep-session
     Sessions(sessions::Options),
+    /// Tell what this machine allows a sandbox
+    CheckSystem(check_system::Options),
 }
 
 impl Invocation {
@@ -85,7 +82,14 @@ impl Invocation {
     /// # Errors
     /// The text to show in place of a run, and the exit status that goes with it.
     pub fn from_command_line() -> Result<Self, clap::Error> {
-        Self::from_arguments(std::env::args_os())
+        if let Some(shell) = std::env::var_os(completion::ASKING_SHELL) {
+            return Ok(Self::Complete(shell));
+        }
+        let arguments: Vec<_> = std::env::args_os().collect();
+        if let Some(text) = generate::Text::asked_for(&arguments)? {
+            return Ok(Self::Generate(text));
+        }
+        Self::from_arguments(arguments)
     }
 
     fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
@@ -105,21 +109,22 @@ impl Invocation {
     /// All options, arguments and subcommands, with their help texts. A subcommand stands first, or is none: what follows BUILD_DIR is
     /// a command for the sandbox.
     fn grammar() -> clap::Command {
-        let command = Subcommand::augment_subcommands(enter::Options::augment_args(clap::Command::new(NAME)));
-        command
-            .bin_name(NAME)
+        Subcommand::augment_subcommands(Self::grammar_without_subcommands())
+            .max_term_width(help::WIDTH)
             .version(env!("CARGO_PKG_VERSION"))
             .about(ABOUT)
-            .long_about(LONG_ABOUT)
             .override_usage(USAGE)
             .after_help(AFTER_HELP)
-            .after_long_help(AFTER_LONG_HELP)
             .args_conflicts_with_subcommands(true)
             .subcommand_negates_reqs(true)
             .subcommand_required(false)
             .arg_required_else_help(false)
             .disable_help_subcommand(true)
             .subcommand_help_heading("Subcommands")
+    }
+
+    fn grammar_without_subcommands() -> clap::Command {
+        enter::Options::augment_args(clap::Command::new(NAME).bin_name(NAME))
     }
 
     /// Does it. Returns the exit status.
@@ -129,9 +134,15 @@ impl Invocation {
     pub fn run(&self) -> Result<u8> {
         match self {
             Self::Enter(options) => enter::run(options),
+            Self::Generate(text) => text.generate().map(|()| 0),
+            Self::Complete(shell) => completion::answer(shell, std::env::args_os().collect()).map(|()| 0),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),
             Self::Other(Subcommand::Resume(options)) => resume::run(options),
+            Self::Other(Subcommand::Build(options)) => build::run(options),
+            Self::Other(Subcommand::List(options)) => list::run(options),
+            Self::Other(Subcommand::Remove(options)) => remove::run(options),
             Self::Other(Subcommand::Sessions(options)) => sessions::run(options),
+            Self::Other(Subcommand::CheckSystem(options)) => check_system::run(options),
         }
     }
 }
@@ -156,13 +167,22 @@ pub fn show_usage(usage: &clap::Error) -> bool {
     let text = usage.to_string();
     let first = text.lines().next().unwrap_or_default();
     match usage.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Help that nobody reads is no error.
+        ErrorKind::DisplayHelp => {
+            help::print(std::env::args_os());
+            return false;
+        }
+        ErrorKind::DisplayVersion => {
+            // A version that nobody reads is no error.
             let _ = usage.print();
             return false;
         }
         ErrorKind::MissingRequiredArgument if text.contains("<NAME>") => {
             say("which session? «nix-build-shell sessions» lists those that there are");
+        }
+        ErrorKind::MissingRequiredArgument if text.contains("COMMAND [ARG]") => {
+            say(format_args!(
+                "build what? Give a command that builds, as in «nix-build-shell build -- nix-build»; {SEE_HELP}"
+            ));
         }
         ErrorKind::MissingRequiredArgument => {
             say(format_args!("which directory? {WHICH}; {SEE_HELP}"));
@@ -180,9 +200,11 @@ mod tests {
         let arguments = std::iter::once(NAME).chain(arguments.split_whitespace());
         match Invocation::from_arguments(arguments) {
             Ok(Invocation::Enter(options)) => {
-                Ok(format!("enter {} {:?}", options.build_dir.display(), options.command))
+                let build_dir = options.build_dir.unwrap_or_else(|| "the newest".into());
+                Ok(format!("enter {} {:?}", build_dir.display(), options.command))
             }
             Ok(Invocation::Other(other)) => Ok(format!("{other:?}").to_lowercase()),
+            Ok(other) => Err(format!("{other:?}")),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -200,12 +222,14 @@ mod tests {
         assert_eq!(invocation("./phases").unwrap(), "enter ./phases []");
         assert_eq!(invocation("-v dir phases").unwrap(), r#"enter dir ["phases"]"#);
         assert_eq!(invocation("help").unwrap(), "enter help []");
-        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: \"dir\""));
+        assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: some(\"dir\""));
     }
 
     #[test]
     fn what_is_missing_or_too_much_is_an_error() {
-        for arguments in ["", "-v", "phases", "phases dir more", "phases --network dir", "dir --nonsense"] {
+        for arguments in
+            ["build", "build -c x", "remove", "list x", "phases dir more", "phases --network dir", "dir --nonsense"]
+        {
             assert!(invocation(arguments).is_err(), "{arguments}");
         }
     }

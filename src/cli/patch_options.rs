@@ -14,12 +14,12 @@ use crate::session_patch::SessionPatch;
 /// Whether there is a patch of what was changed in the sandbox, and where.
 #[derive(Clone, Debug, Args)]
 pub struct PatchOptions {
-    /// Save what was changed in the source as a patch in FILE [default for a shell: a new file in ~/.local/state/nix-build-shell]
+    /// Save what you change in the source in FILE
     #[arg(long, value_name = "FILE", overrides_with = "no_patch")]
     pub save_patch: Option<PathBuf>,
 
     /// Save no patch
-    #[arg(long, overrides_with = "save_patch")]
+    #[arg(long, overrides_with = "save_patch", hide_short_help = true)]
     pub no_patch: bool,
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::say::{print, printable, say};
+use super::which_build::Wanted;
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::failed_build::{FailedBuild, StoreExtent, Wishes};
 use crate::failed_log::FailedLog;
@@ -15,9 +16,9 @@ use crate::nix::Settings;
 /// Whose phases.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory»
+    /// The directory that Nix named after «keeping build directory», or what was built [default: the newest kept directory]
     #[arg(value_name = "BUILD_DIR")]
-    pub build_dir: PathBuf,
+    pub build_dir: Option<PathBuf>,
 
     /// The derivation that was built, where it cannot be found out
     #[arg(long, value_name = "DRV")]
@@ -33,14 +34,20 @@ pub struct Options {
 /// # Errors
 /// A build that has no phases, or cannot be found out about: one sentence.
 pub fn run(options: &Options) -> Result<u8> {
+    let wanted = Wanted {
+        argument: options.build_dir.as_deref(),
+        store_root: options.store_root.as_deref(),
+        ..Wanted::default()
+    };
+    let named = wanted.existing()?;
     let wishes = Wishes {
-        derivation: options.derivation.clone(),
+        derivation: options.derivation.clone().or(named.derivation),
         store_root: options.store_root.clone(),
         // What the build saw of the store has no say in it.
         store: Some(StoreExtent::Full),
         ..Wishes::default()
     };
-    let build = FailedBuild::open(&options.build_dir, &wishes, &Settings::in_force())?;
+    let build = FailedBuild::open(&named.path, &wishes, &Settings::in_force())?;
     let log = FailedLog::of(&build)?;
     let progress = BuildProgress::of(&build, log.as_ref())?;
     build.notes.iter().chain(&progress.notes).for_each(say);

@@ -7,40 +7,52 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::build_dir::Filled;
-use super::interactive::{Interactive, is_at_terminal};
-use super::sandbox_options::{SandboxOptions, tell_usage};
+use super::interactive::{Failure, Interactive, is_at_terminal};
+use super::limit_options::tell_usage;
+use super::sandbox_options::SandboxOptions;
 use super::say::{say, say_error};
+use super::which_build::Wanted;
 use crate::build_progress::{BuildProgress, PhaseState};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
 use crate::failed_log::FailedLog;
+use crate::kept_session::{Held, SessionName, Sessions};
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
-use crate::plan::Plan;
+use crate::phases::Work;
+use crate::plan::{self, Plan};
 use crate::sandbox;
-use crate::scratch::Scratch;
+use crate::scratch::{PHASE_NOTE, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::shell_script::{self, Phases};
-use crate::start_of_phase::{directory_of, outputs_at_start};
+use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 
 /// Which build, and what of it.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The directory that Nix named after «keeping build directory»
+    /// The directory that Nix named after «keeping build directory», or what was built [default: the newest kept directory]
     #[arg(value_name = "BUILD_DIR")]
-    pub build_dir: PathBuf,
+    pub build_dir: Option<PathBuf>,
 
     /// Begin with this phase, and not with the one that failed
-    #[arg(long, value_name = "PHASE", value_parser = phase_name)]
+    #[arg(value_name = "PHASE", value_parser = phase_name)]
+    pub phase: Option<String>,
+
+    /// The same
+    #[arg(long, value_name = "PHASE", value_parser = phase_name, conflicts_with = "phase")]
     pub from: Option<String>,
 
     /// Run this phase and no other
-    #[arg(long, value_name = "PHASE", value_parser = phase_name, conflicts_with = "from")]
+    #[arg(long, value_name = "PHASE", value_parser = phase_name, conflicts_with_all = ["from", "phase"])]
     pub only: Option<String>,
 
     /// Open a shell where a phase fails
     #[arg(long)]
     pub shell_on_failure: bool,
+
+    /// Keep what is done in there, as a session that «nix-build-shell sessions enter NAME» enters
+    #[arg(long, value_name = "NAME")]
+    pub keep_session: Option<SessionName>,
 
     /// Options of the sandbox.
     #[command(flatten)]
@@ -54,8 +66,11 @@ fn phase_name(text: &str) -> Result<String, String> {
     if is_name { Ok(text.to_owned()) } else { Err("a phase has letters, digits and underscores".into()) }
 }
 
-/// Statuses after which there is nothing to look at: there was no such phase, or somebody has sent SIGHUP, SIGINT or SIGTERM.
-const ENDED_BY_US: [u8; 4] = [125, 128 + 1, 128 + 2, 128 + 15];
+/// The script with which stdenv builds where a package has none of its own: it runs the phases, and nothing else.
+const USUAL_BUILDER: &[u8] = b"-default-builder.sh";
+/// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP, SIGINT or
+/// SIGTERM.
+const ENDED_BY_US: [u8; 5] = [124, 125, 128 + 1, 128 + 2, 128 + 15];
 
 /// What is to be run, and what it has to find.
 struct Task {
@@ -65,10 +80,8 @@ struct Task {
     begins_anew: bool,
     /// It comes after what failed, and needs what that has made.
     comes_after_failure: bool,
-}
-
-impl Task {
-    const WHOLE_BUILD: Self = Self { phases: None, begins_anew: true, comes_after_failure: false };
+    /// The directory that `unpackPhase` has made, as the build's log tells it.
+    source_root: Option<String>,
 }
 
 /// Runs the phase that failed and all after it in the sandbox, without a terminal, as the build would have. Returns the build's exit
@@ -77,51 +90,75 @@ impl Task {
 /// # Errors
 /// One sentence where it is not known what to run, or no sandbox could be made.
 pub fn run(options: &Options) -> Result<u8> {
+    let wanted = Wanted {
+        argument: options.build_dir.as_deref(),
+        store_root: options.sandbox.store_root.as_deref(),
+        ..Wanted::default()
+    };
+    let named = wanted.existing()?;
     let signals = Signals::block()?;
     let caller = Caller::current();
     let settings = Settings::in_force();
-    let wishes = options.sandbox.wishes();
+    let mut wishes = options.sandbox.wishes();
+    wishes.derivation = wishes.derivation.or(named.derivation);
     if !options.shell_on_failure {
         options.sandbox.refuse_shell()?;
     }
-    let mut build = FailedBuild::open(&options.build_dir, &wishes, &settings)?;
-    let task = task(options, &build)?;
-    begin(&mut build, &task, &wishes, &settings)?;
+    let mut build = FailedBuild::open(&named.path, &wishes, &settings)?;
+    let mut task = task(options, &build)?;
+    begin_anew(&mut build, &task, &wishes, &settings)?;
+    if options.shell_on_failure {
+        task.run_phases_of_whole(&build);
+    }
+    prepare(&mut build, &task);
     build.add_programs(&options.sandbox.with)?;
-    let mut scratch =
-        Scratch::create(&Scratch::default_parent(), build.kept.as_ref().map(|kept| kept.directory.as_path()))?;
+    let kept_directory = build.kept.as_ref().map(|kept| kept.directory.as_path());
+    let mut scratch = match &options.keep_session {
+        Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
+        None => Scratch::create(&Scratch::default_parent(), kept_directory)?,
+    };
     scratch.keep_outputs();
     let check_interrupt = || signals.check_interrupt();
     let filling = options.sandbox.filling(&build, &check_interrupt);
     let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
-    let command = command(&build, &task)?;
-    let plan_in = |scratch: &Scratch| Plan::new(&build, &settings, &caller, scratch.directories(), &command);
+    let note = options.shell_on_failure.then(|| build.build_directory.join(PHASE_NOTE));
+    let command = command(&build, &task, note.as_deref())?;
+    let plan_in = |scratch: &Scratch| {
+        let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
+        plan.executed(None, options.sandbox.as_pid_1).limited(&options.sandbox.limits.limits(), &caller)
+    };
     let plan = plan_in(&scratch)?;
     options.sandbox.tell(&build, &filled, &plan);
+    let mut run = Run { options, build: &build, settings: &settings, caller: &caller, signals: &signals, held: None };
     // It reads nothing, so it wants no terminal of its own.
-    let status = match carry_out(plan, &signals, None, &options.sandbox) {
+    let status = match run.carry_out(&plan, None, &mut scratch, None) {
         Err(error) => {
             filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
-            carry_out(plan_in(&scratch)?, &signals, None, &options.sandbox)?
+            run.carry_out(&plan_in(&scratch)?, None, &mut scratch, None)?
         }
         status => status?,
     };
+    let failed_phase = scratch.take_phase_note(build.kept.as_ref());
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
-            say(format_args!("the build failed with status {failure}; here is a shell where it did"));
-            open_shell(&build, &scratch, options, &settings, &caller, &signals)?;
+            let what = failed_phase.as_deref().unwrap_or("the build");
+            say(format_args!("{what} failed with status {failure}; here is a shell where it did"));
+            run.open_shell(&mut scratch, &Failure { phase: failed_phase, source_root: task.source_root })?;
             failure
         }
         failure => failure,
     };
-    scratch.remove().unwrap_or_else(|error| say_error(&error));
+    match run.held {
+        Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
+        None => scratch.remove().unwrap_or_else(|error| say_error(&error)),
+    }
     Ok(status)
 }
 
 /// What to run: what was asked for, or what failed and all after it.
 fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
-    let asked_for = options.only.as_ref().or(options.from.as_ref());
+    let asked_for = options.only.as_ref().or(options.from.as_ref()).or(options.phase.as_ref());
     let log = match FailedLog::of(build) {
         Err(error) if asked_for.is_some() => {
             say_error(&error);
@@ -129,9 +166,11 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
         }
         log => log?,
     };
+    let source_root = log.as_ref().and_then(|log| log.log.source_root()).map(String::from);
+    let whole_build = |source_root| Task { phases: None, begins_anew: true, comes_after_failure: false, source_root };
     let progress = match BuildProgress::of(build, log.as_ref()) {
         // There is one thing to run, if nothing else is asked for.
-        Err(_) if asked_for.is_none() => return Ok(Task::WHOLE_BUILD),
+        Err(_) if asked_for.is_none() => return Ok(whole_build(source_root)),
         progress => progress?,
     };
     if asked_for.is_none() {
@@ -140,7 +179,7 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     let phase = match (asked_for, progress.failed_phase(), &build.kept) {
         (Some(phase), ..) => phase,
         (None, Some(phase), Some(_)) => phase,
-        (None, _, None) => return Ok(Task::WHOLE_BUILD),
+        (None, _, None) => return Ok(whole_build(source_root)),
         (None, None, Some(_)) => bail!("it is not known where the build stopped; --from PHASE says where to begin"),
     };
     let place = |wanted: &str| progress.phases.iter().position(|(phase, _)| phase == wanted);
@@ -148,7 +187,7 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     let begins_anew =
         place(phase).is_some_and(|at| at <= place("unpackPhase").unwrap_or(0)) && build.derivation.is_some();
     if begins_anew && options.only.is_none() {
-        return Ok(Task::WHOLE_BUILD);
+        return Ok(whole_build(source_root));
     }
     let state = place(phase).and_then(|at| progress.phases.get(at)).map(|(_, state)| *state);
     if phase == "patchPhase" && state == Some(PhaseState::Failed) {
@@ -159,13 +198,34 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     } else {
         directory_of(build, state == Some(PhaseState::Done), log.as_ref().map(|log| &log.log))
     };
-    let phases = if options.only.is_some() { Phases::Only } else { Phases::From };
-    let phases = phases(phase.to_owned(), directory);
-    Ok(Task { phases: Some(phases), begins_anew, comes_after_failure: state == Some(PhaseState::NotReached) })
+    let phases = Phases {
+        first: phase.to_owned(),
+        is_only_one: options.only.is_some(),
+        directory,
+        source_root: source_root.clone(),
+    };
+    let comes_after_failure = state == Some(PhaseState::NotReached);
+    Ok(Task { phases: Some(phases), begins_anew, comes_after_failure, source_root })
 }
 
-/// Has the sandbox as it was when the task's first phase began, as far as that is known.
-fn begin(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Settings) -> Result<()> {
+impl Task {
+    /// Has a whole build run phase by phase, where that is all that the builder does: then it is known which one fails.
+    fn run_phases_of_whole(&mut self, build: &FailedBuild) {
+        let is_usual = |builder: &[u8]| builder.ends_with(USUAL_BUILDER);
+        let builder = build.derivation.as_ref().and_then(|derivation| derivation.arguments.last());
+        if self.phases.is_none()
+            && builder.is_some_and(|builder| is_usual(builder))
+            && let Work::Phases(phases) = Work::of(build)
+            && let Some(first) = phases.into_iter().next()
+        {
+            let directory = build.build_directory.clone();
+            self.phases = Some(Phases { first, is_only_one: false, directory, source_root: None });
+        }
+    }
+}
+
+/// Where the task begins anew, opens the build as its derivation alone tells it.
+fn begin_anew(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Settings) -> Result<()> {
     if task.begins_anew && build.kept.is_some() {
         let derivation = build.derivation.as_ref().context("without its derivation a build cannot begin anew")?;
         say(format_args!("{} begins anew, in an empty directory", derivation.name().escape_ascii()));
@@ -176,6 +236,11 @@ fn begin(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Setti
         build.notes.retain(|note| !notes.contains(note));
         build.notes.splice(..0, notes);
     }
+    Ok(())
+}
+
+/// Has the sandbox as it was when the task's first phase began, as far as that is known.
+fn prepare(build: &mut FailedBuild, task: &Task) {
     if task.phases.is_none() && build.environment.preparation == Preparation::Stdenv {
         // The builder sees to it.
         build.environment.preparation = Preparation::Nothing;
@@ -187,14 +252,14 @@ fn begin(build: &mut FailedBuild, task: &Task, wishes: &Wishes, settings: &Setti
     if let StoreView::Closure { partial_outputs, .. } = &mut build.store_view
         && let Some(kept) = build.kept.as_ref().filter(|_| !task.comes_after_failure)
     {
-        outputs_at_start(partial_outputs, kept, build.store.physical_directory());
+        let made = outputs_of_last_phase(partial_outputs, kept, build.store.physical_directory());
+        partial_outputs.retain(|output| !made.contains(output));
     }
-    Ok(())
 }
 
-fn command(build: &FailedBuild, task: &Task) -> Result<Vec<OsString>> {
+fn command(build: &FailedBuild, task: &Task, note: Option<&Path>) -> Result<Vec<OsString>> {
     match (&task.phases, &build.derivation) {
-        (Some(phases), _) => Ok(shell_script::resume(&build.shell, phases)),
+        (Some(phases), _) => Ok(shell_script::resume(&build.shell, phases, note)),
         (None, Some(derivation)) => {
             let arguments = &build.environment.builder_arguments;
             Ok(shell_script::whole_build(&build.shell, &derivation.builder, arguments))
@@ -203,19 +268,87 @@ fn command(build: &FailedBuild, task: &Task) -> Result<Vec<OsString>> {
     }
 }
 
-/// Runs what is planned, which has `terminal` in place of the caller's if there is one.
-fn carry_out(plan: Plan, signals: &Signals, terminal: Option<Terminal>, options: &SandboxOptions) -> Result<u8> {
-    let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.as_pid_1);
-    let mut sandbox = sandbox::start(&plan)?;
-    let status = session::wait(&mut sandbox, signals, terminal)?;
-    tell_usage(&sandbox);
-    Ok(status)
+/// The sandboxes of one build, one after the other around the same copy: that of its phases, and that of a shell.
+struct Run<'a> {
+    options: &'a Options,
+    build: &'a FailedBuild,
+    settings: &'a Settings,
+    caller: &'a Caller,
+    signals: &'a Signals,
+    /// Where a session is kept.
+    held: Option<Held>,
+}
+
+impl Run<'_> {
+    /// Runs what is planned, which has `terminal` in place of the caller's if there is one. `session` is what it is for, if somebody
+    /// types into it.
+    fn carry_out(
+        &mut self,
+        plan: &Plan,
+        terminal: Option<Terminal>,
+        scratch: &mut Scratch,
+        session: Option<&plan::Session>,
+    ) -> Result<u8> {
+        let mut sandbox = match &self.options.keep_session {
+            Some(name) => {
+                let (sandbox, held) = sandbox::start_joinable(plan, |sandbox| {
+                    Held::begin(self.caller, name, self.build, scratch, sandbox, self.settings, session)
+                })?;
+                scratch.stay();
+                self.held = Some(held);
+                sandbox
+            }
+            None => sandbox::start(plan)?,
+        };
+        let limits = &self.options.sandbox.limits;
+        let ending = session::wait(&mut sandbox, self.signals, terminal, limits.time())?;
+        tell_usage(&sandbox);
+        Ok(limits.status(ending))
+    }
+
+    /// Opens a shell on what the failed phase has left, as `nix-build-shell BUILD_DIR` does on a kept directory: in another sandbox
+    /// around the same copy and the same outputs.
+    fn open_shell(&mut self, scratch: &mut Scratch, failure: &Failure) -> Result<()> {
+        let Self { options, build, settings, caller, .. } = *self;
+        let copy = scratch.prepare_again(build.kept.as_ref(), caller)?;
+        let derivation = build.derivation.as_ref().map(|derivation| derivation.path.clone());
+        let wishes = Wishes { derivation, like: Some(build.kind), ..options.sandbox.wishes() };
+        let mut left = FailedBuild::open(&copy, &wishes, settings)?;
+        left.notes.clear();
+        if let StoreView::Closure { inputs, partial_outputs } = &mut left.store_view {
+            *partial_outputs = caller.with_own_rights(|| scratch.take_over_outputs(inputs))??;
+        }
+        left.add_programs(&options.sandbox.with)?;
+        let mut interactive = None;
+        if is_at_terminal() {
+            let mut prepared = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), failure)?;
+            prepared.note_outputs(&left, &scratch.outputs());
+            prepared.fill(scratch, &left, caller)?;
+            interactive = Some(prepared);
+        }
+        let session = interactive.as_ref().map(|interactive| &interactive.session);
+        let directories = scratch.directories();
+        let no_command: [&Path; 0] = [];
+        let plan = match session {
+            Some(session) => Plan::for_session(&left, settings, caller, directories, session)?,
+            None => Plan::new(&left, settings, caller, directories, &no_command)?,
+        };
+        let terminal = Terminal::of_caller();
+        let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+        let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
+        options.sandbox.tell(&left, &Filled::default(), &plan);
+        self.carry_out(&plan, terminal, scratch, session)?;
+        if let Some(interactive) = &interactive {
+            interactive.keep_history(scratch, caller);
+        }
+        Ok(())
+    }
 }
 
 /// Says that all succeeded, and what there is now. Returns the status that says the same.
 fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
-    if let Some(Phases::Only(phase, _)) = &task.phases {
-        say(format_args!("{phase} succeeds"));
+    if let Some(Phases { first, is_only_one: true, .. }) = &task.phases {
+        say(format_args!("{first} succeeds"));
         return 0;
     }
     let Some(derivation) = build.derivation.as_ref().filter(|_| build.store_view != StoreView::Whole) else {
@@ -239,40 +372,4 @@ fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
             0
         }
     }
-}
-
-/// Opens a shell on what the failed phase has left, as `nix-build-shell BUILD_DIR` does on a kept directory: in another sandbox around
-/// the same copy and the same outputs.
-fn open_shell(
-    build: &FailedBuild,
-    scratch: &Scratch,
-    options: &Options,
-    settings: &Settings,
-    caller: &Caller,
-    signals: &Signals,
-) -> Result<()> {
-    let copy = scratch.prepare_again(build.kept.as_ref(), caller)?;
-    let derivation = build.derivation.as_ref().map(|derivation| derivation.path.clone());
-    let wishes = Wishes { derivation, like: Some(build.kind), ..options.sandbox.wishes() };
-    let mut left = FailedBuild::open(&copy, &wishes, settings)?;
-    left.notes.clear();
-    if let StoreView::Closure { inputs, partial_outputs } = &mut left.store_view {
-        *partial_outputs = scratch.take_over_outputs(inputs)?;
-    }
-    left.add_programs(&options.sandbox.with)?;
-    let directories = scratch.directories();
-    if !is_at_terminal() {
-        let no_command: [&Path; 0] = [];
-        let plan = Plan::new(&left, settings, caller, directories, &no_command)?;
-        options.sandbox.tell(&left, &Filled::default(), &plan);
-        return carry_out(plan, signals, Terminal::of_caller(), &options.sandbox).map(drop);
-    }
-    // The log is not of what has failed now.
-    let mut interactive = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), None)?;
-    interactive.fill(scratch, &left, caller)?;
-    let plan = Plan::for_session(&left, settings, caller, directories, &interactive.session)?;
-    options.sandbox.tell(&left, &Filled::default(), &plan);
-    carry_out(plan, signals, Terminal::of_caller(), &options.sandbox)?;
-    interactive.keep_history(scratch, caller);
-    Ok(())
 }

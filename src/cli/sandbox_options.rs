@@ -6,78 +6,86 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::build_dir::Filled;
-use super::say::{say, say_error};
+use super::limit_options::{LimitOptions, tell_limits};
+use super::say::say;
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::{Namespaces, Plan};
-use crate::sandbox::Sandbox;
 use crate::scratch::{BuildDirMode, CopySummary, Made, Unreadable};
+
+/// What these options stand below in help texts.
+pub(super) const SANDBOX: &str = "Sandbox";
 
 /// What the caller knows better than what can be found out, and how much of it all is said.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = SANDBOX)]
 pub struct SandboxOptions {
-    /// Go on without the files of the kept directory that you may not read
-    #[arg(long)]
-    pub ignore_unreadable: bool,
-
-    /// How the build directory becomes writable: by a copy, one that shares its blocks, an overlay, or not at all, so that the kept
-    /// directory itself is changed
-    #[arg(
-        long,
-        value_name = "auto|copy|reflink|overlay|in-place",
-        default_value = "auto",
-        hide_possible_values = true,
-        hide_default_value = true
-    )]
-    pub build_dir_mode: BuildDirMode,
-
-    /// The derivation that was built, where it cannot be found out
-    #[arg(long, value_name = "DRV")]
-    pub derivation: Option<PathBuf>,
-
-    /// What of the store is shown: what the build could see, or all of it
-    #[arg(long, value_name = "closure|full", hide_possible_values = true)]
-    pub store: Option<StoreExtent>,
-
-    /// The root of the store that was built in, as of «nix-build --store ROOT»
-    #[arg(long, value_name = "ROOT")]
-    pub store_root: Option<PathBuf>,
-
-    /// Share the host's network, as a fixed-output derivation does
+    /// Share the host's network
     #[arg(long, overrides_with = "no_network")]
     pub network: bool,
 
     /// Have no network but lo
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub no_network: bool,
 
-    /// Whose sandbox it is to be like: one built by a Nix daemon, or by the owner of the store
-    #[arg(long, value_name = "multi-user|single-user", hide_possible_values = true)]
-    pub like: Option<Kind>,
+    /// Add programs: a store path, or nixpkgs#strace
+    #[arg(long, value_name = "PATH|NAME")]
+    pub with: Vec<OsString>,
 
-    /// Show a path of the host, read-only; with a «?» behind it it may be missing
+    /// Show a path of the host, read-only
     #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value())]
     pub bind: Vec<SandboxPath>,
 
-    /// The same, writable: what is written there is written on the host
-    #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value())]
+    /// The same, writable: it changes the host
+    #[arg(long, value_name = "TARGET[=SOURCE]", value_parser = SandboxPath::option_value(), hide_short_help = true)]
     pub bind_rw: Vec<SandboxPath>,
 
-    /// Add a store path with all that it needs, or what Nix builds of a name such as nixpkgs#strace, and its programs to PATH
-    #[arg(long, value_name = "PATH_OR_INSTALLABLE")]
-    pub with: Vec<OsString>,
+    /// Show all the store, not the inputs only
+    #[arg(long, value_name = "closure|full", hide_possible_values = true, hide_short_help = true)]
+    pub store: Option<StoreExtent>,
 
-    /// The bash of an interactive session, from any store path
-    #[arg(long, value_name = "PATH")]
-    pub shell: Option<PathBuf>,
+    /// The store is that of «nix-build --store ROOT»
+    #[arg(long, value_name = "ROOT", hide_short_help = true)]
+    pub store_root: Option<PathBuf>,
 
-    /// Execute the command as PID 1 itself, as Nix does its builder, and not as a child of our init
-    #[arg(long)]
+    /// The derivation, where it is not found out
+    #[arg(long, value_name = "DRV", hide_short_help = true)]
+    pub derivation: Option<PathBuf>,
+
+    /// Make /build a copy, an overlay, or in-place
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true
+    )]
+    pub build_dir_mode: BuildDirMode,
+
+    /// Leave out files that you may not read
+    #[arg(long, hide_short_help = true)]
+    pub ignore_unreadable: bool,
+
+    /// Be like a multi-user or single-user Nix's
+    #[arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)]
+    pub like: Option<Kind>,
+
+    /// Run the command as PID 1, as Nix does
+    #[arg(long, hide_short_help = true)]
     pub as_pid_1: bool,
 
+    /// The bash of a session, from any store path
+    #[arg(long, value_name = "PATH", hide_short_help = true)]
+    pub shell: Option<PathBuf>,
+
+    /// What the sandbox may use.
+    #[command(flatten)]
+    pub limits: LimitOptions,
+
     /// Print each step on standard error
-    #[arg(short, long)]
+    #[arg(short, long, hide_short_help = true)]
     pub verbose: bool,
 }
 
@@ -116,6 +124,7 @@ impl SandboxOptions {
         }
         build.notes.iter().for_each(say);
         build.additions.sentence().iter().for_each(say);
+        tell_limits(plan);
         filled.tell(build);
         let CopySummary { entries, bytes, left_out } = &filled.copied;
         if *left_out > 0 {
@@ -133,14 +142,5 @@ impl SandboxOptions {
             }
             plan.to_string().lines().for_each(say);
         }
-    }
-}
-
-/// Says what the sandbox has used, where Nix's `use-cgroups` gave it a cgroup of its own: the figures are what one sets it for.
-pub fn tell_usage(sandbox: &Sandbox) {
-    match sandbox.usage() {
-        Some(Ok(usage)) => say(usage),
-        Some(Err(error)) => say_error(&error.context("the CPU time is not known")),
-        None => {}
     }
 }

@@ -3,12 +3,11 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use crate::machine::in_words;
+
 /// Says why there is no sandbox. The kernel's answers stand in it in words; their numbers, which Rust adds, help nobody.
 pub fn say_error(error: &anyhow::Error) {
-    let text = format!("{error:#}");
-    let mut parts = text.split(" (os error ");
-    let start = parts.next().unwrap_or_default().to_owned();
-    say(parts.fold(start, |said, part| said + part.split_once(')').map_or(part, |(_, rest)| rest)));
+    say(in_words(error));
 }
 
 /// Prints a line on standard error under the program's name. Where nobody can read it there is nobody to tell.

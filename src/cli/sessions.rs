@@ -1,15 +1,16 @@
 //! `nix-build-shell sessions`: lists, enters and removes the sessions that were kept.
 
 use std::ffi::OsString;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use super::header::show_header;
-use super::interactive::{Interactive, is_at_terminal, read_log};
-use super::sandbox_options::tell_usage;
+use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
+use super::limit_options::{LimitOptions, tell_limits, tell_usage};
 use super::say::{print, printable, say, say_error};
+use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
 use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Sessions, no_such_session};
 use crate::nix::Settings;
@@ -65,6 +66,10 @@ struct Enter {
     #[arg(value_name = "COMMAND [ARG]", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
 
+    /// What it may use.
+    #[command(flatten)]
+    limits: LimitOptions,
+
     /// Print each step on standard error
     #[arg(short, long)]
     verbose: bool,
@@ -111,10 +116,12 @@ impl Enter {
         let mut interactive = None;
         if self.is_interactive() {
             log = read_log(&build);
-            interactive = Some(Interactive::prepare(&mut build, None, log.as_ref())?);
+            interactive = Some(Interactive::prepare(&mut build, None, &Failure::told_by(log.as_ref()))?);
         }
+        let store = idle.store_of_last_phase(&build);
         idle.take_over_outputs(&mut build, caller)?;
         if let Some(interactive) = &mut interactive {
+            interactive.note_outputs(&build, &store);
             interactive.fill(&idle.scratch, &build, caller)?;
         }
         let shell = interactive.as_ref().map(|interactive| &interactive.session);
@@ -125,6 +132,7 @@ impl Enter {
         };
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        let plan = plan.limited(&self.limits.limits(), caller)?;
         build.notes.iter().for_each(say);
         self.tell(&plan);
         if shell.is_some() {
@@ -133,7 +141,8 @@ impl Enter {
         signals.check_interrupt()?;
         let (mut sandbox, held) =
             sandbox::start_joinable(&plan, |sandbox| idle.begin(caller, &build, sandbox, &settings, shell))?;
-        let status = session::wait(&mut sandbox, signals, terminal);
+        let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time());
+        let status = ending.map(|ending| self.limits.status(ending));
         tell_usage(&sandbox);
         // Before the session is let go of, all that ran in it has to have ended.
         drop(sandbox);
@@ -146,6 +155,9 @@ impl Enter {
 
     /// Runs the command in the session's sandbox, which another nix-build-shell has made.
     fn join(&self, caller: &Caller, signals: &Signals, running: &Joinable) -> Result<u8> {
+        if !self.limits.limits().is_empty() {
+            bail!("the session {} runs already, and its limits are those that it runs with", self.name);
+        }
         let build = running.open()?;
         let (settings, namespaces) = (running.settings(), &running.namespaces);
         let plan = match running.shell().filter(|_| self.is_interactive()) {
@@ -154,11 +166,13 @@ impl Enter {
         };
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
+        let plan = running.limit(plan, caller)?;
         self.tell(&plan);
         signals.check_interrupt()?;
         let mut sandbox =
             sandbox::join(&plan).with_context(|| format!("the session {} cannot be joined", self.name))?;
-        let status = session::wait(&mut sandbox, signals, terminal)?;
+        let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time())?;
+        let status = self.limits.status(ending);
         if status == KILLED && running.is_ending() {
             say(format_args!("the session {} has ended, and with it all that ran there", self.name));
         }
@@ -170,6 +184,7 @@ impl Enter {
     }
 
     fn tell(&self, plan: &Plan) {
+        tell_limits(plan);
         if self.verbose {
             plan.to_string().lines().for_each(say);
         }
@@ -203,8 +218,7 @@ fn show(json: bool) -> Result<u8> {
     } else if listed.is_empty() {
         say("there are no sessions; --keep-session NAME keeps one");
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        print(&table(&listed, now)).context(CANNOT_PRINT)?;
+        print(&table(&listed, seconds_since_1970(SystemTime::now()))).context(CANNOT_PRINT)?;
     }
     Ok(0)
 }
@@ -222,58 +236,12 @@ fn table(sessions: &[Listed], now: u64) -> String {
             if session.running { "running".into() } else { "idle".into() },
         ]
     });
-    let lines: Vec<_> = [head].into_iter().chain(rows).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..6).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let padded = line.iter().zip(&widths).map(|(word, width)| format!("{word:width$}"));
-        text += padded.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// Bytes as a person reads them.
-fn size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB"];
-    let mut amount = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while amount >= 1000.0 && unit + 1 < units.len() {
-        amount /= 1024.0;
-        unit += 1;
-    }
-    if amount < 10.0 && unit > 0 {
-        format!("{amount:.1} {}", units[unit])
-    } else {
-        format!("{amount:.0} {}", units[unit])
-    }
-}
-
-/// How long ago, as a person says it.
-fn age(seconds: u64) -> String {
-    let of = |amount: u64, unit: &str| format!("{amount} {unit}{} ago", if amount == 1 { "" } else { "s" });
-    match seconds {
-        0..60 => "just now".into(),
-        60..3600 => of(seconds / 60, "minute"),
-        3600..86400 => of(seconds / 3600, "hour"),
-        _ => of(seconds / 86400, "day"),
-    }
+    columns([head].into_iter().chain(rows))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_ages_are_said_as_people_say_them() {
-        let sizes = [0, 4096, 1_000_000, 5_000_000, 50_000_000, 3 << 30, 5000 << 30].map(size);
-        assert_eq!(sizes, ["0 KiB", "4 KiB", "977 KiB", "4.8 MiB", "48 MiB", "3.0 GiB", "5000 GiB"]);
-        let ages = [0, 59, 60, 7199, 7200, 86_400, 400 * 86_400].map(age);
-        let said = ["just now", "just now", "1 minute ago", "1 hour ago", "2 hours ago", "1 day ago", "400 days ago"];
-        assert_eq!(ages[3], "1 hour ago");
-        assert_eq!(ages, said);
-    }
 
     #[test]
     fn the_columns_of_the_table_stand_below_each_other() {

@@ -94,10 +94,9 @@ impl FailedBuild {
     /// # Errors
     /// Where there is no build to enter: one sentence with its remedy.
     pub fn open(path: &Path, wishes: &Wishes, settings: &Settings) -> Result<Self> {
-        let store = match (&wishes.known_store, &wishes.store_root) {
-            (Some(store), _) => store.clone(),
-            (None, Some(root)) => Store::in_root(root)?,
-            (None, None) => Store::from_environment()?,
+        let store = match &wishes.known_store {
+            Some(store) => store.clone(),
+            None => Store::chosen(wishes.store_root.as_deref())?,
         };
         let mut notes: Vec<_> = settings.assumption.clone().into_iter().collect();
         let is_derivation = path.extension() == Some("drv".as_ref()) && !path.is_dir();
@@ -138,6 +137,33 @@ impl FailedBuild {
             additions: Additions::default(),
             host_paths,
             notes,
+        })
+    }
+
+    /// A build of which there is nothing but the sandbox that Nix would make for it: to try one. Its shell is no program.
+    ///
+    /// # Errors
+    /// Where there is no store, or the settings name host paths that cannot be shown.
+    pub(crate) fn of_nothing(settings: &Settings) -> Result<Self> {
+        let store = Store::from_environment()?;
+        Ok(Self {
+            kept: None,
+            derivation: None,
+            build_directory: settings.sandbox_build_dir.clone(),
+            store_view: StoreView::Closure { inputs: Vec::new(), partial_outputs: Vec::new() },
+            shell: BuildShell { path: "/bin/sh".into(), applet: None, file: "/dev/null".into() },
+            environment: EntryEnvironment {
+                preparation: Preparation::Nothing,
+                variables: Vec::new(),
+                files: Vec::new(),
+                builder_arguments: Vec::new(),
+            },
+            kind: kind_of(None, settings, &store),
+            has_network: false,
+            additions: Additions::default(),
+            host_paths: host_paths(settings, &Wishes::default(), None, false)?,
+            notes: Vec::new(),
+            store,
         })
     }
 

@@ -1,18 +1,17 @@
 //! The table of sessions.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use rustix::fs::Dir;
 use serde::Serialize;
-use walkdir::WalkDir;
 
 use super::running::Running;
-use super::{RUNNING, SessionName, Sessions, description_in, record};
+use super::{RUNNING, SessionName, Sessions, description_in};
+use crate::disk_usage::DiskUsage;
+use crate::record;
 
 /// A session as the list shows it.
 #[derive(Debug, Serialize)]
@@ -46,6 +45,14 @@ pub struct Listed {
 /// # Errors
 /// When their directory cannot be read.
 pub fn list(sessions: &Sessions) -> Result<Vec<Listed>> {
+    Ok(names(sessions)?.iter().filter_map(|name| look_at(sessions, name)).collect())
+}
+
+/// What the sessions are called, in order, without a look at any of them.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn names(sessions: &Sessions) -> Result<Vec<SessionName>> {
     let cannot_read = || format!("cannot read {}", sessions.path.display());
     let mut names = Vec::new();
     for entry in Dir::read_from(&sessions.handle).with_context(cannot_read)? {
@@ -54,7 +61,7 @@ pub fn list(sessions: &Sessions) -> Result<Vec<Listed>> {
         names.extend(name.to_str().and_then(|name| name.parse::<SessionName>().ok()));
     }
     names.sort();
-    Ok(names.iter().filter_map(|name| look_at(sessions, name)).collect())
+    Ok(names)
 }
 
 fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
@@ -74,7 +81,7 @@ fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
     Some(Listed {
         name: name.as_str().to_owned(),
         title,
-        size: bytes_on_disk(&path),
+        size: DiskUsage::of(&path).bytes,
         path,
         created: description.as_ref().map(|description| description.created),
         last_used: description.as_ref().map(|description| description.last_used),
@@ -82,33 +89,4 @@ fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
         build: description.map(|description| description.build),
         running,
     })
-}
-
-/// As `du` counts them; what cannot be entered counts for nothing.
-fn bytes_on_disk(path: &Path) -> u64 {
-    let mut seen = HashSet::new();
-    let mut blocks = 0;
-    for entry in WalkDir::new(path).same_file_system(true).into_iter().flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.nlink() == 1 || metadata.is_dir() || seen.insert((metadata.dev(), metadata.ino())) {
-            blocks += metadata.blocks();
-        }
-    }
-    blocks * 512
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_counts_once_whatever_number_of_names_it_has() {
-        let setting = tempfile::tempdir().unwrap();
-        let empty = bytes_on_disk(setting.path());
-        std::fs::write(setting.path().join("file"), vec![1; 100_000]).unwrap();
-        let once = bytes_on_disk(setting.path());
-        assert!((empty + 90_000..empty + 200_000).contains(&once), "{empty} {once}");
-        std::fs::hard_link(setting.path().join("file"), setting.path().join("other")).unwrap();
-        assert_eq!(bytes_on_disk(setting.path()), once);
-    }
 }

@@ -7,10 +7,10 @@
 mod description;
 mod list;
 mod name;
-mod record;
 mod running;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,13 +20,14 @@ use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 pub use self::description::Description;
-pub use self::list::{Listed, list};
+pub use self::list::{Listed, list, names};
 pub use self::name::SessionName;
 use self::running::Running;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
 use crate::nix::Settings;
-use crate::plan::{self, BUILD, HostDirectories};
+use crate::plan::{self, BUILD, HostDirectories, Plan};
+use crate::record;
 use crate::sandbox::{NamespaceHandles, Sandbox};
 use crate::scratch::Scratch;
 use crate::state_directory::StateDirectory;
@@ -177,8 +178,8 @@ impl Sessions {
             // It was not ended but killed.
             last.await_end().with_context(|| format!("the session {name} cannot be entered yet"))?;
         }
-        record::remove(scratch.handle(), RUNNING)?;
-        self.caller.with_own_rights(|| scratch.refresh())??;
+        self.caller
+            .with_own_rights(|| record::remove(scratch.handle(), RUNNING).and_then(|()| scratch.refresh()))??;
         Ok(Idle { scratch, name: name.clone(), description })
     }
 
@@ -209,7 +210,7 @@ impl Sessions {
             last.await_end().with_context(|| format!("the session {name} cannot be removed yet"))?;
         }
         // First of all: what is half removed is no session any more.
-        record::remove(scratch.handle(), DESCRIPTION)?;
+        self.caller.with_own_rights(|| record::remove(scratch.handle(), DESCRIPTION))??;
         scratch.remove()
     }
 
@@ -276,6 +277,18 @@ impl Idle {
         Ok(())
     }
 
+    /// The directory in which the times of the outputs tell what the last phase made: the session's own where a phase was run in it,
+    /// else the store that the build had left them in.
+    pub fn store_of_last_phase(&self, build: &FailedBuild) -> PathBuf {
+        let env_vars = self.scratch.path().join(BUILD).join("env-vars");
+        let written = env_vars.symlink_metadata().map_or(0, |status| status.mtime());
+        if u64::try_from(written).is_ok_and(|written| written >= self.description.created) {
+            self.scratch.outputs()
+        } else {
+            build.store.physical_directory().to_owned()
+        }
+    }
+
     /// A sandbox of it is about to run, and can be joined then.
     ///
     /// # Errors
@@ -308,6 +321,14 @@ impl Joinable {
     /// The settings that the sandbox was made with.
     pub fn settings(&self) -> &Settings {
         &self.running.settings
+    }
+
+    /// The plan of another command in there, under what limits the sandbox.
+    ///
+    /// # Errors
+    /// As of [`Plan::limited_as`].
+    pub fn limit(&self, plan: Plan, caller: &Caller) -> Result<Plan> {
+        plan.limited_as(&self.running.limits, self.running.cgroup.as_ref(), caller)
     }
 
     /// What the sandbox was made for, if that was an interactive session.
@@ -366,7 +387,7 @@ impl Held {
     /// # Errors
     /// The kernel's; the session is there all the same.
     pub fn end(mut self, scratch: Scratch) -> Result<String> {
-        record::remove(scratch.handle(), RUNNING)?;
+        self.caller.with_own_rights(|| record::remove(scratch.handle(), RUNNING))??;
         self.description.last_used = description::now();
         record::write(scratch.handle(), DESCRIPTION, &self.description, &self.caller)?;
         Ok(format!("kept as the session {0}: «nix-build-shell sessions enter {0}» enters it again", self.name))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
 use crate::nix::Settings;
 use crate::plan::Session;
 use crate::sandbox::{NamespaceHandles, Sandbox};
@@ -33,6 +35,12 @@ pub(super) struct Running {
     namespaces: BTreeMap<String, RawFd>,
     /// What it was made with.
     pub settings: Settings,
+    /// What limits it.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The cgroup that keeps some of them, and which.
+    #[serde(default)]
+    pub cgroup: Option<(PathBuf, Limits)>,
     /// What it was made for, if that was an interactive session.
     pub shell: Option<Session>,
 }
@@ -45,6 +53,10 @@ impl Running {
             init: Process::named(sandbox.first_process())?,
             namespaces: sandbox.namespaces().context("the sandbox's namespaces are not open")?.numbers(),
             settings: settings.clone(),
+            limits: sandbox.limits().all,
+            cgroup: Some(sandbox.limits().in_cgroup)
+                .filter(|limits| !limits.is_empty())
+                .and_then(|limits| Some((sandbox.cgroup()?, limits))),
             shell: shell.cloned(),
         })
     }
@@ -181,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended_is_none() {
-        let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let process = Process::named(Pid::from_child(&child)).unwrap();
         assert!(process.directory().is_some());
         drop(child.stdin.take());

@@ -76,6 +76,15 @@ impl BuildLog {
         Ok(None)
     }
 
+    /// What such a text says.
+    ///
+    /// # Errors
+    /// None, where reading has none.
+    #[cfg(fuzzing)]
+    pub fn read(text: impl Read, path: PathBuf, written: SystemTime) -> std::io::Result<Self> {
+        Ok(Reading::of(text)?.into_log(path, written))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

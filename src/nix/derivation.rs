@@ -120,11 +120,9 @@ impl Derivation {
         derivation_name(&self.path).unwrap_or_default()
     }
 
-    /// The name without the version, which for Nix begins behind the first dash that no letter follows: `hello` for `hello-2.12`.
+    /// The name without the version: see [`package_name`].
     pub fn package_name(&self) -> &[u8] {
-        let name = self.name();
-        let begins_version = |pair: &[u8]| pair[0] == b'-' && !pair[1].is_ascii_alphabetic();
-        name.windows(2).position(begins_version).map_or(name, |dash| &name[..dash])
+        package_name(self.name())
     }
 
     /// Whether the content of the output is known beforehand, as of a download: Nix builds it with the network.
@@ -171,8 +169,14 @@ impl Derivation {
     }
 }
 
+/// The name without the version, which for Nix begins behind the first dash that no letter follows: `hello` for `hello-2.12`.
+pub fn package_name(name: &[u8]) -> &[u8] {
+    let begins_version = |pair: &[u8]| pair[0] == b'-' && !pair[1].is_ascii_alphabetic();
+    name.windows(2).position(begins_version).map_or(name, |dash| &name[..dash])
+}
+
 /// `NAME` of a path `…/HASH-NAME.drv`.
-fn derivation_name(path: &Path) -> Option<&[u8]> {
+pub fn derivation_name(path: &Path) -> Option<&[u8]> {
     let file_name = path.file_name()?.as_bytes();
     let name = file_name.get(33..)?.strip_suffix(b".drv")?;
     (is_store_name(file_name) && !name.is_empty()).then_some(name)

@@ -7,7 +7,7 @@ const TAB: usize = 8;
 /// took back is gone, and so are colours and titles. Bytes that are no UTF-8 become U+FFFD.
 ///
 /// Other control characters stay: whoever prints the line has to escape them.
-pub(super) fn as_shown(line: &[u8]) -> String {
+pub(crate) fn as_shown(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let mut characters = text.chars().peekable();
     let mut shown: Vec<char> = Vec::new();

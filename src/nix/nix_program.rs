@@ -61,7 +61,7 @@ impl NixProgram {
         let deadline = Instant::now() + surroundings.time_limit;
         let mut complaint = String::new();
         for command in COMMANDS {
-            let answer = self.run(command, surroundings, deadline)?;
+            let answer = self.run(command, &ARGUMENTS, surroundings, deadline)?;
             if answer.status.success() {
                 return Ok(answer.output);
             }
@@ -73,7 +73,25 @@ impl NixProgram {
         bail!(complaint)
     }
 
-    fn run(&self, command: &[&str], surroundings: &Surroundings, deadline: Instant) -> Result<Answer> {
+    /// What it says that it is, in one line.
+    ///
+    /// # Errors
+    /// As of [`show_settings`](Self::show_settings).
+    fn version(&self, surroundings: &Surroundings) -> Result<String> {
+        let answer = self.run(&["--version"], &[], surroundings, Instant::now() + surroundings.time_limit)?;
+        if !answer.status.success() {
+            bail!("«{} --version» {}", self.path.display(), answer.failure());
+        }
+        Ok(printable(String::from_utf8_lossy(&answer.output).trim()))
+    }
+
+    fn run(
+        &self,
+        command: &[&str],
+        arguments: &[&str],
+        surroundings: &Surroundings,
+        deadline: Instant,
+    ) -> Result<Answer> {
         // Files, not pipes: whatever Nix writes, and whoever holds them open afterwards, nobody has to wait.
         let (mut output, mut errors) = (memory_file()?, memory_file()?);
         let shown = self.path.display();
@@ -81,7 +99,7 @@ impl NixProgram {
         reset_signal(Signal::CHILD.as_raw() as u32).context("cannot reset a signal")?;
         let mut child = Command::new(&self.path)
             .args(command)
-            .args(ARGUMENTS)
+            .args(arguments)
             .env_clear()
             .envs(surroundings.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -101,6 +119,17 @@ impl NixProgram {
         }
         Ok(Answer { status, output: contents(&mut output)?, errors: contents(&mut errors)? })
     }
+}
+
+/// Where the installed Nix is, and what it says that it is; nothing where there is none.
+///
+/// # Errors
+/// It cannot be started, takes too long, or fails.
+pub fn version_of_nix() -> Result<Option<(PathBuf, String)>> {
+    let surroundings = Surroundings::of_process();
+    let Some(program) = NixProgram::find(&surroundings) else { return Ok(None) };
+    let version = program.version(&surroundings)?;
+    Ok(Some((program.path, version)))
 }
 
 /// What Nix did.

@@ -54,6 +54,10 @@ pub struct Settings {
     pub build_users_group: String,
     /// `cores`: what a build has in `NIX_BUILD_CORES`; 0 is as many as there are.
     pub cores: u32,
+    /// `builders`: the machines that build besides this one, or `@` and a file that names them.
+    pub builders: String,
+    /// `max-jobs`: how many builds run at once on this machine; with 0 none does. Nothing where it is not known.
+    pub max_jobs: Option<u32>,
     /// `build-dir`: where build directories are made, if not at the default place.
     pub build_dir: Option<PathBuf>,
     /// `ssl-cert-file`: the certificates that a build with the network finds; versions without the setting show none.
@@ -80,6 +84,8 @@ impl Default for Settings {
             system_features: ["benchmark", "big-parallel", "kvm", "nixos-test"].map(String::from).into(),
             build_users_group: String::new(),
             cores: 0,
+            builders: "@/etc/nix/machines".into(),
+            max_jobs: None,
             build_dir: None,
             ssl_cert_file: None,
             store: "auto".into(),

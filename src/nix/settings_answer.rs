@@ -48,6 +48,8 @@ pub fn read_answer(text: &[u8]) -> Result<Settings> {
             .read("system-features", default.system_features, |value| Some(words(value)?.into_iter().collect())),
         build_users_group: answer.read("build-users-group", default.build_users_group, string),
         cores: answer.read("cores", default.cores, number),
+        builders: answer.read("builders", default.builders, string),
+        max_jobs: answer.read("max-jobs", default.max_jobs, |value| Some(number(value))),
         build_dir: answer.read("build-dir", default.build_dir, optional_place),
         ssl_cert_file: answer.read("ssl-cert-file", default.ssl_cert_file, optional_place),
         store: answer.read("store", default.store, store_url),
@@ -295,6 +297,19 @@ mod tests {
             read(r#"{"sandbox": {"value": true}, "sandbox-paths": {"value": {"/a": "/b", "/c": {"source": "/d"}}}}"#);
         assert!(settings.assumption.unwrap().contains("\"/a\" in sandbox-paths is no sandbox path: \"/b\""));
         assert_eq!(settings.sandbox_paths, [sandbox_path("/c=/d")]);
+    }
+
+    #[test]
+    fn what_builds_elsewhere_is_known() {
+        let jobs =
+            |value: &str| read(&format!(r#"{{"sandbox": {{"value": true}}, "max-jobs": {{"value": {value}}}}}"#));
+        assert_eq!(
+            [jobs("0"), jobs("\"4\""), jobs("\"auto\"")].map(|settings| settings.max_jobs),
+            [Some(0), Some(4), None]
+        );
+        assert_eq!((jobs("0").assumption, jobs("0").builders.as_str()), (None, "@/etc/nix/machines"));
+        let settings = read(r#"{"sandbox": {"value": true}, "builders": {"value": "ssh://other"}}"#);
+        assert_eq!(settings.builders, "ssh://other");
     }
 
     #[test]

@@ -44,6 +44,14 @@ impl Store {
         Self::from_variables(&|name| std::env::var_os(name))
     }
 
+    /// The store below `root`, or where there is no such wish the one of the environment.
+    ///
+    /// # Errors
+    /// As of [`in_root`](Self::in_root) and [`from_environment`](Self::from_environment).
+    pub fn chosen(root: Option<&Path>) -> Result<Self> {
+        root.map_or_else(Self::from_environment, Self::in_root)
+    }
+
     /// The store of `nix-build --store ROOT`: its directory is `ROOT/nix/store`, and its paths begin with `/nix/store`. The
     /// environment has no say in it.
     ///

@@ -3,7 +3,7 @@
 use serde_json::{Map, Number, Value};
 
 /// `.attrs.json`: without white space, names in the order of their bytes, numbers as Nix's JSON library writes them.
-pub(super) fn json_text(attributes: &Map<String, Value>) -> Vec<u8> {
+pub(crate) fn json_text(attributes: &Map<String, Value>) -> Vec<u8> {
     let mut text = String::new();
     write_object(attributes, &mut text);
     text.into_bytes()
@@ -44,7 +44,7 @@ fn write_string(string: &str, text: &mut String) {
 
 /// `.attrs.sh`: what bash can hold, as declarations: strings, whole numbers, truth values and null, and lists and sets
 /// of these. All else is left out, and so are names that are no names of variables.
-pub(super) fn shell_text(attributes: &Map<String, Value>) -> Vec<u8> {
+pub(crate) fn shell_text(attributes: &Map<String, Value>) -> Vec<u8> {
     let mut text = String::new();
     for (name, value) in attributes.iter().filter(|(name, _)| is_variable_name(name)) {
         let declaration = match value {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Command, c_string};
 use crate::failed_build::{FailedBuild, Preparation};
 use crate::session_shell::SessionShell;
+use crate::shell_script::STDENV;
 
 /// What the shell does in the sandbox after `source /build/env-vars`: become the command.
 const BECOME_COMMAND: &str = r#"; exec "$@""#;
@@ -22,7 +23,7 @@ const CALL_OR_BECOME_COMMAND: &str = r#"; if [ "$(type -t -- "$1")" = function ]
 const FORGET_LEVEL: &str = "unset SHLVL";
 
 /// What the bash of a session reads when it starts.
-const SESSION: &str = include_str!("scripts/session.sh");
+const SESSION: &str = concat!(include_str!("scripts/session.sh"), include_str!("scripts/session-resume.sh"));
 /// The same for other shells, which can do less.
 const SESSION_OF_OTHER_SHELLS: &str = include_str!("scripts/session-of-other-shells.sh");
 
@@ -45,6 +46,8 @@ pub struct Session {
     pub failed_phase: Option<String>,
     /// The directory of the sources, relative to the build directory, if that is known.
     pub source_root: Option<String>,
+    /// The outputs that the phase that failed has made, by their paths.
+    pub made_outputs: Vec<String>,
 }
 
 /// What is to run in the sandbox.
@@ -118,10 +121,11 @@ pub(super) fn session_script(build: &FailedBuild, session: &Session) -> String {
         ("nbsPhase", session.failed_phase.clone().unwrap_or_default()),
         ("nbsSourceRoot", session.source_root.clone().unwrap_or_default()),
         ("nbsSearchPath", build.additions.search_path_suffix()),
+        ("nbsMadeOutputs", session.made_outputs.join(" ")),
     ];
-    let script = if session.shell.is_bash { SESSION } else { SESSION_OF_OTHER_SHELLS };
+    let script = if session.shell.is_bash { [STDENV, SESSION] } else { ["", SESSION_OF_OTHER_SHELLS] };
     let lines = values.iter().map(|(name, value)| format!("{name}={}\n", quoted(value)));
-    lines.chain([script.to_owned()]).collect()
+    lines.chain(script.map(String::from)).collect()
 }
 
 /// A shell that reads its commands from a file or a pipe and has stdenv's functions. They do not outlive an `exec`, so it reads stdenv

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use anyhow::Result;
 
 use super::entry::Entry;
-use super::{Command, IdMaps, Namespaces, OwnCgroup, Plan, Session, Step, add_restrictions};
+use super::{Command, IdMaps, Namespaces, OwnCgroup, Plan, PlannedLimits, Session, Step, add_restrictions};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
@@ -70,6 +70,7 @@ impl Plan {
         Ok(Self {
             namespaces: Namespaces::none(),
             cgroup: OwnCgroup::Unwanted,
+            limits: PlannedLimits::default(),
             id_maps: IdMaps::of(caller),
             steps,
             command: Command::of_entry(build, entry)?,

@@ -5,6 +5,7 @@ mod etc_files;
 mod filesystem;
 mod host_paths;
 mod joining;
+mod limits;
 mod own_cgroup;
 mod root;
 mod step;
@@ -21,6 +22,7 @@ use linux_raw_sys::general;
 
 use self::entry::Entry;
 pub use self::entry::Session;
+pub use self::limits::PlannedLimits;
 pub use self::own_cgroup::OwnCgroup;
 pub use self::step::{Access, CommandTerminal, Step};
 use crate::caller::Caller;
@@ -86,6 +88,8 @@ impl Namespaces {
     pub const NETWORK: Self = Self(general::CLONE_NEWNET);
     /// Those whose content is settled when the sandbox's first process is created: it, the mounts, and the cgroup that is the root.
     pub const OF_PROCESS: Self = Self(general::CLONE_NEWPID | general::CLONE_NEWNS | general::CLONE_NEWCGROUP);
+    /// Those that another process can make for the first one of a sandbox, which is then created in them.
+    pub const MADE_AHEAD: Self = Self(general::CLONE_NEWIPC | general::CLONE_NEWUTS | general::CLONE_NEWNET);
 
     /// Those of `self` that are not in `others`.
     pub const fn without(self, others: Self) -> Self {
@@ -163,6 +167,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// The cgroup that it is created in.
     pub cgroup: OwnCgroup,
+    /// What the cgroup limits, and what is told of all limits.
+    pub limits: PlannedLimits,
     /// The one user id and the one group id.
     pub id_maps: IdMaps,
     /// What the child does, in this order.
@@ -239,6 +245,24 @@ impl Plan {
         Self::of_entry(build, settings, caller, directories, Entry::Session(session))
     }
 
+    /// A sandbox with all namespaces for `caller`, in which these steps are done by its builder, and this command runs: to see whether
+    /// they can be.
+    pub(crate) fn of_steps(caller: &Caller, inner: Vec<Step>, command: Command) -> Self {
+        let mut steps = steps_of_start(caller);
+        steps.push(Step::SetUmask(0));
+        steps.extend(inner);
+        steps.extend([Step::JoinNetwork, Step::CloseDescriptors, Step::DieWithParent]);
+        Self {
+            namespaces: Namespaces::all(),
+            cgroup: OwnCgroup::Unwanted,
+            limits: PlannedLimits::default(),
+            id_maps: IdMaps::of(caller),
+            steps,
+            command,
+            as_pid_1: false,
+        }
+    }
+
     fn of_entry(
         build: &FailedBuild,
         settings: &Settings,
@@ -246,21 +270,7 @@ impl Plan {
         directories: &HostDirectories,
         entry: Entry<'_>,
     ) -> Result<Self> {
-        // What needs no id comes first: where the sandbox is to be joined, the parent writes down meanwhile where it is.
-        let mut steps = vec![
-            Step::DieWithParent,
-            Step::ResetSignals,
-            Step::LeaveSessionKeyring,
-            Step::SetHostName(c"localhost".into()),
-            Step::SetDomainName(c"(none)".into()),
-            Step::MakeMountsPrivate,
-            Step::AwaitIdMaps,
-        ];
-        if caller.must_change_ids() {
-            steps.push(Step::BecomeBuilder);
-            // The kernel forgets the death signal when ids change.
-            steps.push(Step::DieWithParent);
-        }
+        let mut steps = steps_of_start(caller);
         filesystem::add_steps(&mut steps, build, settings, caller, directories, entry)?;
         if !build.has_network {
             // As late as it can be: before the capability for it goes.
@@ -272,6 +282,7 @@ impl Plan {
         Ok(Self {
             namespaces: if build.has_network { Namespaces::with_hosts_network() } else { Namespaces::all() },
             cgroup: OwnCgroup::of(settings),
+            limits: PlannedLimits::default(),
             id_maps: IdMaps::of(caller),
             steps,
             command: Command::of_entry(build, entry)?,
@@ -283,8 +294,11 @@ impl Plan {
     #[must_use]
     pub fn executed(mut self, terminal: Option<CommandTerminal>, as_pid_1: bool) -> Self {
         if let Some(terminal) = terminal {
-            let last = self.steps.iter().position(|step| *step == Step::CloseDescriptors).unwrap_or(self.steps.len());
-            self.steps.insert(last, Step::OpenTerminal(terminal));
+            for step in &mut self.steps {
+                if *step == Step::LeadSession {
+                    *step = Step::OpenTerminal(terminal);
+                }
+            }
         }
         Self { as_pid_1, ..self }
     }
@@ -296,6 +310,25 @@ impl Plan {
             _ => None,
         })
     }
+}
+
+/// What comes before anything that needs an id: where the sandbox is to be joined, the parent writes down meanwhile where it is.
+fn steps_of_start(caller: &Caller) -> Vec<Step> {
+    let mut steps = vec![
+        Step::DieWithParent,
+        Step::ResetSignals,
+        Step::LeaveSessionKeyring,
+        Step::SetHostName(c"localhost".into()),
+        Step::SetDomainName(c"(none)".into()),
+        Step::MakeMountsPrivate,
+        Step::AwaitIdMaps,
+    ];
+    if caller.must_change_ids() {
+        steps.push(Step::BecomeBuilder);
+        // The kernel forgets the death signal when ids change.
+        steps.push(Step::DieWithParent);
+    }
+    steps
 }
 
 /// Adds what makes a process one of the sandbox's, once it is inside.
@@ -311,11 +344,12 @@ fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Setti
     steps.push(Step::FilterSystemCalls(if settings.filter_syscalls {
         SystemCallFilter::of_build()
     } else {
-        SystemCallFilter::of_terminal()
+        SystemCallFilter::of_host()
     }));
     steps.extend([
         Step::HideFromCommand,
         Step::DropCapabilities,
+        Step::LeadSession,
         Step::CloseDescriptors,
         Step::ChangeDirectory(c_string(build.build_directory.as_os_str())?),
     ]);
@@ -350,9 +384,12 @@ impl fmt::Display for Plan {
         let namespaces = namespaces.join(", ");
         match &self.cgroup {
             _ if self.joins() => writeln!(f, "create a process that joins the namespaces of a sandbox")?,
-            OwnCgroup::Unwanted => writeln!(f, "create a process in new namespaces: {namespaces}")?,
+            OwnCgroup::Unwanted | OwnCgroup::Existing(_) => {
+                writeln!(f, "create a process in new namespaces: {namespaces}")?;
+            }
             OwnCgroup::Below(parent) => {
-                writeln!(f, "make a cgroup in {}", parent.display())?;
+                let limits = self.limits.in_cgroup.words(" with at most ");
+                writeln!(f, "make a cgroup in {}{limits}", parent.display())?;
                 writeln!(f, "create a process in it and in new namespaces: {namespaces}")?;
             }
             OwnCgroup::Unavailable(reason) => {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::nix::Settings;
 
 /// Who gives the caller a cgroup to do with as he likes.
-const DELEGATE: &str = "«systemd-run --user --scope --property=Delegate=yes nix-build-shell …» has one that is";
+const REMEDY: &str = "«systemd-run --user --scope --property=Delegate=yes nix-build-shell …» has one that is";
 
 /// The cgroup of a sandbox's own, where Nix gives its builds one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum OwnCgroup {
     Unwanted,
     /// The sandbox starts in a new one below this directory, which is our own cgroup.
     Below(PathBuf),
+    /// The sandbox that is joined is in this one.
+    Existing(PathBuf),
     /// It stays in ours, for want of the rights to make one or of a place: why, in a sentence without an end.
     Unavailable(String),
 }
@@ -34,17 +36,28 @@ impl OwnCgroup {
         if !settings.use_cgroups {
             return Self::Unwanted;
         }
-        match our_directory().and_then(delegated) {
+        match Self::place() {
             Ok(directory) => Self::Below(directory),
             Err(reason) => Self::Unavailable(reason),
         }
+    }
+
+    /// What to do where there is none.
+    pub(crate) const REMEDY: &'static str = REMEDY;
+
+    /// The directory in which a sandbox could have one on this machine, wanted or not.
+    ///
+    /// # Errors
+    /// Why there is none, in a sentence without an end.
+    pub(crate) fn place() -> Result<PathBuf, String> {
+        our_directory().and_then(delegated)
     }
 
     /// The directory to make it in.
     pub fn parent(&self) -> Option<&Path> {
         match self {
             Self::Below(directory) => Some(directory),
-            Self::Unwanted | Self::Unavailable(_) => None,
+            Self::Unwanted | Self::Existing(_) | Self::Unavailable(_) => None,
         }
     }
 }
@@ -74,7 +87,7 @@ fn delegated(directory: PathBuf) -> Result<PathBuf, String> {
         match access(path, rights) {
             Ok(()) => {}
             Err(Errno::ACCESS | Errno::PERM) => {
-                return Err(format!("our own cgroup, {shown}, is not delegated to you; {DELEGATE}"));
+                return Err(format!("our own cgroup, {shown}, is not delegated to you; {REMEDY}"));
             }
             Err(Errno::ROFS) => return Err(format!("our own cgroup, {shown}, is mounted read-only")),
             Err(errno) => return Err(format!("our own cgroup, {shown}, cannot be used: {errno}")),

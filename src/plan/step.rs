@@ -4,7 +4,10 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::RawFd;
 
+use rustix::thread::CpuSet;
+
 use super::{SANDBOX_GID, SANDBOX_UID};
+use crate::limits::{counted, size};
 use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::{PER_LINUX32, UNAME26};
 
@@ -117,6 +120,12 @@ pub enum Step {
     PivotRoot,
     /// Let a crash leave no core file; the command may raise the limit again, as under Nix.
     ForbidCoreDumps,
+    /// Let no process have more data than this, in bytes: `RLIMIT_DATA`. The command cannot raise it again.
+    LimitData(u64),
+    /// Let there be no more processes than this of the user's in this user namespace: `RLIMIT_NPROC`.
+    LimitProcesses(u32),
+    /// Run on these processors.
+    RunOn(CpuSet),
     /// Set the execution domain: `ADDR_NO_RANDOMIZE`, as Nix does for reproducible builds, and what else it sets for this one.
     SetPersonality(u32),
     /// Allow no user namespace below this one.
@@ -127,6 +136,9 @@ pub enum Step {
     ForbidNewPrivileges,
     /// Let this program decide about every system call from now on. Needs [`Step::ForbidNewPrivileges`] before.
     FilterSystemCalls(SystemCallFilter),
+    /// Lead a session of its own, which no terminal controls, and with it a process group: whoever is in the caller's could signal all
+    /// that are in it, himself included, wherever they run.
+    LeadSession,
     /// Make a pseudo-terminal of the sandbox's own with the modes and the size of the caller's terminal, hand its master to the parent,
     /// and become the leader of a session that it controls. Needs `/dev/pts`, and [`Step::PivotRoot`] before.
     OpenTerminal(CommandTerminal),
@@ -192,6 +204,9 @@ impl fmt::Display for Step {
             Self::ChangeDirectory(path) => write!(f, "go to {}", words(path)),
             Self::PivotRoot => write!(f, "make this the root and let go of the host's"),
             Self::ForbidCoreDumps => write!(f, "limit core files to 0 bytes"),
+            Self::LimitData(bytes) => write!(f, "limit the data of each process to {}", size(*bytes)),
+            Self::LimitProcesses(number) => write!(f, "limit the processes to {number}, our init among them"),
+            Self::RunOn(cores) => write!(f, "run on {}", counted(cores.count(), "processor", "s")),
             Self::SetPersonality(persona) => {
                 write!(f, "set the personality to {persona:#x} (no address randomisation")?;
                 if persona & PER_LINUX32 != 0 {
@@ -206,8 +221,12 @@ impl fmt::Display for Step {
             Self::LeaveSessionKeyring => write!(f, "leave the session keyring for an empty one"),
             Self::ForbidNewPrivileges => write!(f, "allow no new privileges"),
             Self::FilterSystemCalls(_) => {
-                write!(f, "filter system calls (no set-id bits, no extended attributes, no typing into the terminal)")
+                write!(
+                    f,
+                    "filter system calls (no set-id bits, no extended attributes, no typing into the terminal, no keys)"
+                )
             }
+            Self::LeadSession => write!(f, "lead a session of its own, without a terminal"),
             Self::OpenTerminal(CommandTerminal { replaces: [_, output, error], .. }) => {
                 let others = match (output, error) {
                     (true, true) => ", output and error",

@@ -21,7 +21,7 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType
 
 use super::clone3::{self, Child};
 use super::message::{Message, Report, receive, send_with};
-use super::{init, landlock};
+use super::{init, landlock, read_only};
 use crate::plan::{Access, Command, CommandTerminal, Namespaces, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use crate::sys::{self, SignalSet};
 
@@ -66,6 +66,7 @@ pub(super) struct Task {
     steps: *const [Step],
     next_step: usize,
     ends_sandbox: bool,
+    has_limits: bool,
     program: *const CStr,
     argv: Vec<*const u8>,
     envp: Vec<*const u8>,
@@ -96,6 +97,7 @@ impl Task {
             steps: plan.steps.as_slice(),
             next_step: 0,
             ends_sandbox: !plan.joins(),
+            has_limits: !plan.limits.in_cgroup.is_empty(),
             program: program.as_c_str(),
             argv: null_terminated(arguments),
             envp: null_terminated(environment),
@@ -104,6 +106,11 @@ impl Task {
             descriptors,
             stack: vec![0; COMMAND_STACK],
         }
+    }
+
+    /// Whether the cgroup has to keep limits, so that nothing may start outside of it.
+    pub(super) fn has_limits(&self) -> bool {
+        self.has_limits
     }
 
     /// The cgroup to start in.
@@ -223,6 +230,9 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
             let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
             setrlimit(Resource::Core, limit)
         }
+        Step::LimitData(bytes) => limit(Resource::Data, *bytes),
+        Step::LimitProcesses(number) => limit(Resource::Nproc, u64::from(*number)),
+        Step::RunOn(cores) => thread::sched_setaffinity(None, cores),
         Step::SetPersonality(persona) => sys::set_personality(*persona),
         Step::ForbidUserNamespaces => {
             write_file(c"proc/sys/user/max_user_namespaces", OFlags::empty(), Mode::empty(), b"0")
@@ -230,6 +240,7 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::LeaveSessionKeyring => leave_session_keyring(),
         Step::ForbidNewPrivileges => thread::set_no_new_privs(true),
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
+        Step::LeadSession => process::setsid().map(drop),
         Step::OpenTerminal(terminal) => open_terminal(*terminal, parent),
         Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
@@ -237,6 +248,12 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::DropCapabilities => drop_capabilities(),
         Step::CloseDescriptors => close_descriptors(task.descriptors.channel),
     }
+}
+
+/// For good: the limit that may be set is the same.
+fn limit(resource: Resource, most: u64) -> Result<()> {
+    let most = getrlimit(resource).maximum.map_or(most, |allowed| allowed.min(most));
+    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
 }
 
 /// The parent may have died before the signal was asked for: then the channel is at its end.
@@ -286,7 +303,7 @@ fn go_on_in_pid_namespace(task: &mut Task) -> Result<()> {
     let (pidfd, number) = (AtomicI32::new(-1), AtomicI32::new(0));
     let argument = (&raw mut *task).cast();
     // SAFETY: `go_on` makes system calls on what the task holds and nothing else; the sibling has its own copy of it.
-    unsafe { clone3::spawn_sibling(Namespaces::none(), None, &pidfd, &number, go_on, argument) }?;
+    unsafe { clone3::spawn_sibling(Namespaces::none(), task.cgroup(), &pidfd, &number, go_on, argument) }?;
     // SAFETY: the kernel stored a new descriptor there; the end of this process closes it.
     let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd.load(Ordering::Relaxed)) };
     let Some(pid) = Pid::from_raw(number.load(Ordering::Relaxed)) else { return Err(Errno::SRCH) };
@@ -341,7 +358,11 @@ fn bind(source: &CStr, target: &CStr, recursive: bool, access: Access) -> Result
     }
     match access {
         Access::ReadWrite | Access::AsSource => Ok(()),
-        Access::ReadOnly => sys::make_mount_read_only(target, recursive),
+        Access::ReadOnly => match sys::make_mount_read_only(target, recursive) {
+            // Before Linux 5.12.
+            Err(Errno::NOSYS) => read_only::remount(target, recursive),
+            made => made,
+        },
     }
 }
 
@@ -447,11 +468,14 @@ extern "C" fn become_command(argument: *mut c_void) -> ! {
     sys::exit(FAILED)
 }
 
-/// As a shell starts a job: a process group of its own, in the foreground of the terminal or not. All signals are blocked, so that
-/// to ask for the foreground from the background does not stop this process.
-fn lead_process_group(terminal: CommandTerminal) -> Result<()> {
+/// As a shell starts a job: a process group of its own, in the foreground of the terminal, if there is one, or not. All signals are
+/// blocked, so that to ask for the foreground from the background does not stop this process.
+fn lead_process_group(terminal: Option<CommandTerminal>) -> Result<()> {
     process::setpgid(None, None)?;
-    if terminal.in_foreground { tcsetpgrp(stdin(), process::getpid()) } else { Ok(()) }
+    match terminal {
+        Some(CommandTerminal { in_foreground: true, .. }) => tcsetpgrp(stdin(), process::getpid()),
+        _ => Ok(()),
+    }
 }
 
 impl Execution<'_> {
@@ -460,7 +484,7 @@ impl Execution<'_> {
             // Our parent stands still until we have executed the command: it cannot have died before.
             process::set_parent_process_death_signal(Some(Signal::KILL))?;
         }
-        self.terminal.map_or(Ok(()), lead_process_group)
+        lead_process_group(self.terminal)
     }
 
     /// Comes back only with an error.

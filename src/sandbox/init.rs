@@ -24,7 +24,7 @@ pub(super) fn serve(command: Pid, channel: &OwnedFd, has_terminal: bool) -> u8 {
             if let Some(status) = init.reap() {
                 return status;
             }
-        } else if has_terminal && received.number == Signal::CONT.as_raw() && received.origin == SignalOrigin::Parent {
+        } else if received.number == Signal::CONT.as_raw() && received.origin == SignalOrigin::Parent {
             init.obey_orders();
         } else if let Some(signal) = Signal::from_named_raw(received.number) {
             init.pass_on(signal, received.origin);
@@ -48,16 +48,8 @@ impl Init<'_> {
         match origin {
             SignalOrigin::Parent => _ = process::kill_process(self.command, signal),
             // The terminal has hung up, and only the leader of its session is told: the rest is up to us.
-            SignalOrigin::Kernel if self.has_terminal => self.signal_group(signal),
-            // For a key of the caller's terminal, or a hang-up, the kernel signals the whole process group: the command too, unless
-            // it has left the group, as timeout(1) does.
-            SignalOrigin::Kernel => {
-                if sys::process_group(Some(self.command)) != sys::process_group(None) {
-                    let _ = process::kill_process(self.command, signal);
-                }
-            }
-            // Who signals the group from outside has signalled the parent as well, which passes it on; and the command itself has
-            // no business with PID 1.
+            SignalOrigin::Kernel => self.signal_group(signal),
+            // The command itself has no business with PID 1.
             SignalOrigin::Other => {}
         }
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use super::child::{self, Descriptors};
 use super::clone3::Child;
 use super::message::Message;
-use super::{Sandbox, channel, drop_supplementary_groups, hear, id_map, refusal};
-use crate::plan::Plan;
+use super::{Sandbox, cgroup, channel, drop_supplementary_groups, hear, id_map, refusal, standard_descriptors};
+use crate::plan::{OwnCgroup, Plan};
 use crate::sys;
 
 /// Creates the processes that `plan`, one [for joining](Plan::for_joining), describes and returns when the command has been executed.
@@ -19,13 +19,22 @@ use crate::sys;
 /// # Errors
 /// As of [`start`](super::start); and where the namespaces are none that maps its builder to the caller.
 pub fn join(plan: &Plan) -> Result<Sandbox> {
+    standard_descriptors::check()?;
     drop_supplementary_groups()?;
     // The kernel does not take a PID namespace down before the last process in it is reaped. Were that left to us, whoever ended
     // the session would have to wait for us, stopped as we may be.
     sys::let_kernel_reap_children().context("cannot choose how children are reaped")?;
     let (ours, childs) = channel()?;
-    let descriptors =
-        Descriptors { channel: childs.as_raw_fd(), parents_channel: ours.as_raw_fd(), network: None, cgroup: None };
+    let cgroup = match &plan.cgroup {
+        OwnCgroup::Existing(directory) => Some(cgroup::open(directory)?),
+        _ => None,
+    };
+    let descriptors = Descriptors {
+        channel: childs.as_raw_fd(),
+        parents_channel: ours.as_raw_fd(),
+        network: None,
+        cgroup: cgroup.as_ref().map(AsRawFd::as_raw_fd),
+    };
     let helper = child::spawn_joining(plan, descriptors).map_err(refusal::of_namespaces)?;
     let mut sandbox = Sandbox::of(helper, ours, plan);
     drop(childs);

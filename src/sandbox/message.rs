@@ -27,6 +27,12 @@ pub(super) enum Message {
     Failed(Report),
     /// The forerunner could not make a namespace, or the child. The last message.
     NoNamespaces(Errno),
+    /// The forerunner could not create the child in its cgroup, which has to keep its limits. The last message.
+    NoCgroup(Errno),
+    /// The forerunner could not be made to end with its parent. The last message.
+    NoForerunner(Errno),
+    /// The forerunner could not hand the network namespace over. The last message.
+    NoHandover(Errno),
     /// The forerunner could not bring `lo` up. The last message.
     NoLoopback(Errno),
     /// With it comes the master of the pseudo-terminal that the command gets.
@@ -56,6 +62,9 @@ impl Message {
             Self::Ended(status) => [4, u32::from(status), 0],
             Self::Terminal => [5, 0, 0],
             Self::Stopped(signal) => [6, signal.cast_unsigned(), 0],
+            Self::NoCgroup(errno) => [8, 0, errno.raw_os_error().cast_unsigned()],
+            Self::NoForerunner(errno) => [9, 0, errno.raw_os_error().cast_unsigned()],
+            Self::NoHandover(errno) => [10, 0, errno.raw_os_error().cast_unsigned()],
             Self::GoesOn(pid) => [7, pid.as_raw_nonzero().get().cast_unsigned(), 0],
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
@@ -75,6 +84,9 @@ impl Message {
             3 => Self::Started,
             5 => Self::Terminal,
             6 => Self::Stopped(first.cast_signed()),
+            8 => Self::NoCgroup(errno()),
+            9 => Self::NoForerunner(errno()),
+            10 => Self::NoHandover(errno()),
             7 if let Some(pid) = Pid::from_raw(first.cast_signed()) => Self::GoesOn(pid),
             _ => Self::Ended(first as u8),
         }
@@ -145,8 +157,10 @@ mod tests {
     fn a_message_is_read_as_it_was_sent() {
         let failed = Message::Failed(Report { step: 70_000, errno: Errno::PERM });
         let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV), failed];
+        let refused_more =
+            [Message::NoCgroup(Errno::ACCESS), Message::NoForerunner(Errno::NOMEM), Message::NoHandover(Errno::NOBUFS)];
         let others = [Message::Terminal, Message::Started, Message::Ended(139), Message::Stopped(20)];
-        for message in others.into_iter().chain(refused).chain([Message::GoesOn(Pid::INIT)]) {
+        for message in others.into_iter().chain(refused).chain(refused_more).chain([Message::GoesOn(Pid::INIT)]) {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }
     }

@@ -5,6 +5,7 @@ mod cgroup;
 mod child;
 pub mod clone3;
 mod forerunner;
+mod head_start;
 mod id_map;
 mod id_mapped_mount;
 mod init;
@@ -13,29 +14,33 @@ mod landlock;
 mod loopback;
 mod message;
 mod namespaces;
+mod read_only;
 mod refusal;
 pub mod seccomp;
+mod standard_descriptors;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process_group};
 use rustix::thread::set_thread_groups;
 
 use self::cgroup::Cgroup;
-pub use self::cgroup::Usage;
+pub use self::cgroup::{Controllers, Usage};
 use self::child::{Descriptors, Task};
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
+pub use self::head_start::give_up as give_up_head_start;
 pub use self::id_mapped_mount::IdMappedMount;
 pub use self::join::join;
 pub(crate) use self::message::Order;
 use self::message::{Message, receive};
 pub use self::namespaces::NamespaceHandles;
 pub use self::refusal::NoOverlay;
-use crate::plan::{IdMaps, Namespaces, Plan};
+use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
@@ -46,6 +51,7 @@ pub struct Sandbox {
     terminal: Option<OwnedFd>,
     /// Where others are to join.
     namespaces: Option<NamespaceHandles>,
+    limits: PlannedLimits,
     as_pid_1: bool,
     reaped: bool,
     /// Where the plan wants one of its own; why it has none, where the kernel refused what it should grant. Goes last.
@@ -84,6 +90,7 @@ impl Groundwork {
     }
 
     fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
+        standard_descriptors::check()?;
         drop_supplementary_groups()?;
         // The children of whom ignores SIGCHLD have no status, and their numbers are free for others as soon as they end.
         sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
@@ -114,7 +121,7 @@ impl Groundwork {
             drop(self);
             return start(plan);
         }
-        let cgroup = self.publish(plan);
+        let cgroup = self.publish(plan)?;
         let (mut sandbox, maps) = self.finish(plan, cgroup)?;
         // What the processes have to tell explains more than what could not be done for them.
         sandbox.await_command(plan)?;
@@ -122,9 +129,15 @@ impl Groundwork {
     }
 
     /// Gives the forerunner the plan, and the cgroup that the plan wants.
-    fn publish(&mut self, plan: &Plan) -> Option<Result<Cgroup>> {
+    ///
+    /// # Errors
+    /// There is no cgroup, and it would have to keep limits.
+    fn publish(&mut self, plan: &Plan) -> Result<Option<Result<Cgroup>>> {
         let (user, group) = (Uid::from_raw(self.id_maps.uid.outside), Gid::from_raw(self.id_maps.gid.outside));
-        let cgroup = plan.cgroup.parent().map(|parent| Cgroup::create_in(parent, user, group));
+        let mut limits = plan.limits.in_cgroup;
+        limits.processes = limits.processes.map(|number| plan.with_init(number));
+        let cgroup = plan.cgroup.parent().map(|parent| Cgroup::create_in(parent, user, group, &limits));
+        let cgroup = if limits.is_empty() { cgroup } else { cgroup.transpose()?.map(Ok) };
         let descriptors = Descriptors {
             channel: self.childs_channel.as_raw_fd(),
             parents_channel: self.channel.as_raw_fd(),
@@ -132,7 +145,7 @@ impl Groundwork {
             cgroup: cgroup.as_ref().and_then(|cgroup| Some(cgroup.as_ref().ok()?.descriptor().as_raw_fd())),
         };
         self.forerunner.publish(Task::new(plan, descriptors));
-        cgroup
+        Ok(cgroup)
     }
 
     /// Waits until the forerunner has ended, and has created the first process. Returns it, and whether the ids are mapped.
@@ -182,7 +195,7 @@ pub fn start_joinable<T>(plan: &Plan, note: impl FnOnce(&Sandbox) -> Result<T>) 
     // So the first process is in all of them from the beginning.
     let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces)?;
     groundwork.map_ids();
-    let cgroup = groundwork.publish(plan);
+    let cgroup = groundwork.publish(plan)?;
     let (mut sandbox, maps) = groundwork.finish(plan, cgroup)?;
     let noted = maps.and_then(|()| {
         // Now, while the first process waits, it has not hidden yet.
@@ -243,8 +256,8 @@ fn hear(channel: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
 impl Sandbox {
     /// A first process that has just been created, to be ended when this value goes.
     fn of(first: Child, channel: OwnedFd, plan: &Plan) -> Self {
-        let as_pid_1 = plan.as_pid_1;
-        Self { first, channel, terminal: None, namespaces: None, as_pid_1, reaped: false, cgroup: None }
+        let (as_pid_1, limits) = (plan.as_pid_1, plan.limits.clone());
+        Self { first, channel, terminal: None, namespaces: None, limits, as_pid_1, reaped: false, cgroup: None }
     }
 
     /// Waits until the command has been executed.
@@ -289,7 +302,7 @@ impl Sandbox {
         self.as_pid_1
     }
 
-    /// Gives the first process an order, which only one that serves a command with a terminal of the sandbox's own takes.
+    /// Gives the first process an order, which one that is the command itself does not take.
     ///
     /// # Errors
     /// None when the sandbox has ended already.
@@ -298,6 +311,21 @@ impl Sandbox {
             Ok(_) => self.send_signal(Signal::CONT),
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(errno).context("cannot talk to the sandbox"),
+        }
+    }
+
+    /// Sends `signal` to the command's whole process group, as the kernel does for a key of a terminal.
+    ///
+    /// # Errors
+    /// None when the sandbox has ended already.
+    pub fn send_signal_to_group(&self, signal: Signal) -> Result<()> {
+        if !self.as_pid_1 {
+            return self.order(Order::Signal(signal));
+        }
+        // It leads its group, and has not been reaped: nobody else has the number.
+        match kill_process_group(self.first.pid, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).context("cannot send a signal to the sandbox"),
         }
     }
 
@@ -351,6 +379,26 @@ impl Sandbox {
         }
     }
 
+    /// Kills every process in it, or of a sandbox that was joined the command, and waits until they have ended.
+    pub fn end(&mut self) {
+        if !self.reaped {
+            // The kernel is taking the namespaces down.
+            head_start::unmap_text();
+            self.first.end();
+            self.reaped = true;
+        }
+    }
+
+    /// What limits it.
+    pub fn limits(&self) -> &PlannedLimits {
+        &self.limits
+    }
+
+    /// The cgroup that the plan wanted, if there is one.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        self.cgroup.as_ref().and_then(|cgroup| cgroup.as_ref().ok()?.path())
+    }
+
     /// Waits for the end of the first process. Returns its exit status, or 128+n for the signal n.
     fn reap(&mut self) -> Result<u8> {
         let status = match self.first.wait() {
@@ -367,8 +415,6 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if !self.reaped {
-            self.first.end();
-        }
+        self.end();
     }
 }

@@ -7,7 +7,7 @@
 //! [`setns(2)`]: https://man7.org/linux/man-pages/man2/setns.2.html
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
@@ -60,6 +60,11 @@ impl NamespaceHandles {
     /// The descriptors' numbers in this process.
     pub fn numbers(&self) -> BTreeMap<String, RawFd> {
         self.0.iter().map(|(name, handle)| ((*name).to_owned(), handle.as_raw_fd())).collect()
+    }
+
+    /// The user namespace, which owns the others.
+    pub(crate) fn user(&self) -> Option<BorrowedFd<'_>> {
+        self.0.get("user").map(AsFd::as_fd)
     }
 
     /// Each kind that is open, with its flag: the user namespace first, since it gives the rights to join the others.

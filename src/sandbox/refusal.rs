@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::message::{Message, Report};
-use crate::plan::{Namespaces, OVERLAY_LOWER, Plan, Step};
+use crate::plan::{Namespaces, OVERLAY_LOWER, OwnCgroup, Plan, Step};
 
 /// There is no sandbox since its overlay cannot be mounted: in a sentence. A copy would do.
 #[derive(Debug)]
@@ -41,6 +41,13 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
     match message {
         Message::Failed(report) => Some(Machine::here().refused_step(plan, report)),
         Message::NoNamespaces(errno) => Some(of_namespaces(errno)),
+        Message::NoCgroup(errno) => {
+            Some(anyhow!("cannot start the sandbox in a cgroup of its own, so its limits cannot be kept: {errno}"))
+        }
+        Message::NoForerunner(errno) => {
+            Some(anyhow!("cannot let the process that makes the sandbox's namespaces end with this one: {errno}"))
+        }
+        Message::NoHandover(errno) => Some(anyhow!("cannot hand the sandbox its network namespace: {errno}")),
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
         Message::Terminal | Message::GoesOn(_) | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
     }
@@ -63,7 +70,7 @@ impl Machine<'_> {
             Errno::NOSPC | Errno::USERS => self.exhausted_namespaces(),
             Errno::PERM | Errno::ACCESS => self.forbidden_namespaces(),
             Errno::NOSYS if self.is_confined() => CONFINED.into(),
-            Errno::NOSYS => "the kernel has no clone3: Linux 5.12 or newer is needed".into(),
+            Errno::NOSYS => "the kernel has no clone3: Linux 5.10 or newer is needed".into(),
             Errno::AGAIN => "the limit of processes is reached: see «ulimit -u»".into(),
             Errno::MFILE | Errno::NFILE => "too many files are open: see «ulimit -n»".into(),
             _ => "see user_namespaces(7) for what may forbid them".into(),
@@ -107,6 +114,7 @@ impl Machine<'_> {
                 Errno::NOENT => ": the program that it asks for as its interpreter is not there",
                 Errno::NOEXEC => ": it is no program for this machine",
                 Errno::ACCESS => ": it may not be executed",
+                Errno::NOMEM | Errno::AGAIN if plan.limits.words.is_some() => ": the limits leave it no room",
                 _ => "",
             };
             return anyhow!("cannot execute the build's shell {program}: {errno}{cause}");
@@ -125,6 +133,9 @@ impl Machine<'_> {
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
             }
+            (Step::GoOnInPidNamespace, Errno::ACCESS) if plan.cgroup != OwnCgroup::Unwanted => {
+                "the cgroup that limits the sandbox lets nobody in from here: call it where the session was begun from"
+            }
             (Step::GoOnInPidNamespace, Errno::NOMEM | Errno::INVAL) => "the sandbox has just ended",
             (Step::Bind { .. }, Errno::ACCESS) => {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
@@ -139,13 +150,13 @@ impl Machine<'_> {
             }
             (Step::JoinNetwork, Errno::PIPE) => "the process that makes it was killed",
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
-            (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.12 or newer is needed",
+            (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.10 or newer is needed",
             (Step::OpenTerminal(_), Errno::IO) => "the terminal on standard input has hung up",
             (Step::FilterSystemCalls(_), Errno::NOSYS) if self.is_confined() => CONFINED,
             (Step::FilterSystemCalls(_), Errno::NOSYS | Errno::INVAL) => {
                 "the kernel was built without filters (CONFIG_SECCOMP_FILTER)"
             }
-            (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.12 or newer is needed",
+            (Step::CloseDescriptors, Errno::NOSYS) => "the kernel has no close_range: Linux 5.10 or newer is needed",
             (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"devpts" => {
                 "the kernel was built without pseudo-terminals"
             }
@@ -234,7 +245,7 @@ mod tests {
         let files = [("self/status", "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n")];
         assert!(refused(Errno::PERM, &files).contains("seccomp=unconfined"));
         assert!(refused(Errno::NOSYS, &files).contains("seccomp=unconfined"));
-        assert!(refused(Errno::NOSYS, &[]).contains("Linux 5.12"));
+        assert!(refused(Errno::NOSYS, &[]).contains("Linux 5.10"));
     }
 
     #[test]

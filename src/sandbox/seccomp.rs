@@ -1,7 +1,8 @@
 //! Which system calls a build may not make. The kernel runs the filter before each call.
 //!
-//! It refuses what Nix 2.26 to 2.34 refuse, on every architecture that the kernel runs programs of, and two requests to a terminal
-//! that would type into it, since the command may have the caller's as its standard output.
+//! It refuses what Nix 2.26 to 2.34 refuse, on every architecture that the kernel runs programs of, two requests to a terminal that
+//! would type into it, since the command may have the caller's as its standard output, and the kernel's keys, since the command is the
+//! caller to them: no namespace keeps his tickets and passwords from whoever has their numbers.
 //!
 //! For the calls that a filter allows whatever their arguments are, the kernel finds that out beforehand and does not run it again.
 //! So a call that is not in the tables below must be allowed by its number alone.
@@ -28,6 +29,9 @@ enum Kind {
     ExtendedAttribute,
     /// A request to a device: EPERM for those that type into a terminal or speak to a console. This is not Nix's.
     Ioctl,
+    /// Makes, finds, reads or changes a key: ENOSYS, as of a kernel without keys, which programs are prepared for. Nor is this Nix's:
+    /// a build user has no keys.
+    Key,
 }
 
 /// The system calls of one architecture.
@@ -52,6 +56,7 @@ const X86_64: Architecture = Architecture {
         (16, 16, Kind::Ioctl),
         (90, 91, Kind::ModeIsArgument1),     // chmod, fchmod
         (188, 193, Kind::ExtendedAttribute), // setxattr, lsetxattr, fsetxattr, getxattr, lgetxattr, fgetxattr
+        (248, 250, Kind::Key),               // add_key, request_key, keyctl
         (268, 268, Kind::ModeIsArgument2),   // fchmodat
         (452, 452, Kind::ModeIsArgument2),   // fchmodat2
         (514, 514, Kind::Ioctl),             // of x32
@@ -66,6 +71,7 @@ const I386: Architecture = Architecture {
         (54, 54, Kind::Ioctl),
         (94, 94, Kind::ModeIsArgument1),     // fchmod
         (226, 231, Kind::ExtendedAttribute), // in the same order
+        (286, 288, Kind::Key),               // in the same order
         (306, 306, Kind::ModeIsArgument2),   // fchmodat
         (452, 452, Kind::ModeIsArgument2),   // fchmodat2
     ],
@@ -79,6 +85,7 @@ const AARCH64: Architecture = Architecture {
         (29, 29, Kind::Ioctl),
         (52, 52, Kind::ModeIsArgument1),   // fchmod
         (53, 53, Kind::ModeIsArgument2),   // fchmodat
+        (217, 219, Kind::Key),             // in the same order
         (452, 452, Kind::ModeIsArgument2), // fchmodat2
     ],
 };
@@ -92,6 +99,7 @@ const ARM: Architecture = Architecture {
         (54, 54, Kind::Ioctl),
         (94, 94, Kind::ModeIsArgument1),     // fchmod
         (226, 231, Kind::ExtendedAttribute), // in the same order
+        (309, 311, Kind::Key),               // in the same order
         (333, 333, Kind::ModeIsArgument2),   // fchmodat
         (452, 452, Kind::ModeIsArgument2),   // fchmodat2
     ],
@@ -107,9 +115,10 @@ impl SystemCallFilter {
         Self::of(&of_this_machine(), Scope::NixToo)
     }
 
-    /// The filter where Nix has none (`filter-syscalls = false`): it keeps the command from typing into the caller's terminal.
-    pub fn of_terminal() -> Self {
-        Self::of(&of_this_machine(), Scope::TerminalOnly)
+    /// The filter where Nix has none (`filter-syscalls = false`): it keeps the command from typing into the caller's terminal, and
+    /// from his keys.
+    pub fn of_host() -> Self {
+        Self::of(&of_this_machine(), Scope::OursOnly)
     }
 
     /// The filter for these architectures, the most frequent one first. As under Nix, a call of another one kills its thread.
@@ -137,7 +146,7 @@ enum Scope {
     /// What Nix refuses, and what is ours.
     NixToo,
     /// What is ours alone.
-    TerminalOnly,
+    OursOnly,
 }
 
 fn of_this_machine() -> [Architecture; 2] {
@@ -165,6 +174,7 @@ struct Ends {
     mode_is_argument_1: Place,
     mode_is_argument_2: Place,
     ioctl: Place,
+    key: Place,
 }
 
 impl Ends {
@@ -173,6 +183,7 @@ impl Ends {
         let fail_with = |errno: Errno| SECCOMP_RET_ERRNO | errno.raw_os_error().cast_unsigned();
         let allow = program.answer(SECCOMP_RET_ALLOW);
         let extended_attribute = program.answer(fail_with(Errno::NOTSUP));
+        let key = program.answer(fail_with(Errno::NOSYS));
         let refuse = program.answer(fail_with(Errno::PERM));
         let [mode_is_argument_1, mode_is_argument_2] = [1, 2].map(|argument| {
             program.if_any_bit(S_ISUID | S_ISGID, refuse, allow);
@@ -182,10 +193,15 @@ impl Ends {
         program.if_equal(TIOCSTI, refuse, speaks_to_console);
         let ioctl = program.load_argument(1);
         match scope {
-            Scope::NixToo => Self { allow, extended_attribute, mode_is_argument_1, mode_is_argument_2, ioctl },
-            Scope::TerminalOnly => {
-                Self { allow, extended_attribute: allow, mode_is_argument_1: allow, mode_is_argument_2: allow, ioctl }
-            }
+            Scope::NixToo => Self { allow, extended_attribute, mode_is_argument_1, mode_is_argument_2, ioctl, key },
+            Scope::OursOnly => Self {
+                allow,
+                extended_attribute: allow,
+                mode_is_argument_1: allow,
+                mode_is_argument_2: allow,
+                ioctl,
+                key,
+            },
         }
     }
 
@@ -195,6 +211,7 @@ impl Ends {
             Kind::ModeIsArgument2 => self.mode_is_argument_2,
             Kind::ExtendedAttribute => self.extended_attribute,
             Kind::Ioctl => self.ioctl,
+            Kind::Key => self.key,
         }
     }
 }
@@ -214,6 +231,7 @@ mod tests {
     const ALLOWED: u32 = 0x7fff_0000;
     const EPERM: u32 = 0x0005_0001;
     const ENOTSUP: u32 = 0x0005_005f;
+    const ENOSYS: u32 = 0x0005_0026;
     const KILLED: u32 = 0;
 
     /// The numbers of linux/audit.h.
@@ -223,14 +241,15 @@ mod tests {
     const AUDIT_ARM: u32 = 0x4000_0028;
     const AUDIT_RISCV64: u32 = 0xc000_00f3;
 
-    /// An architecture's numbers of ioctl, of the calls whose mode is argument 1 and argument 2, and of setxattr. On all of them
-    /// lsetxattr, fsetxattr, getxattr, lgetxattr, fgetxattr and listxattr follow it.
+    /// An architecture's numbers of ioctl, of the calls whose mode is argument 1 and argument 2, of setxattr and of add_key. On all
+    /// of them lsetxattr, fsetxattr, getxattr, lgetxattr, fgetxattr and listxattr follow the one, request_key and keyctl the other.
     struct Numbers {
         arch: u32,
         ioctl: &'static [u32],
         chmod: &'static [u32],
         fchmodat: &'static [u32],
         setxattr: u32,
+        add_key: u32,
     }
 
     impl Numbers {
@@ -238,25 +257,42 @@ mod tests {
             self.setxattr..self.listxattr()
         }
 
+        fn keys(&self) -> Range<u32> {
+            self.add_key..self.add_key + 3
+        }
+
         fn listxattr(&self) -> u32 {
             self.setxattr + 6
         }
     }
 
-    const ON_X86_64: Numbers =
-        Numbers { arch: AUDIT_X86_64, ioctl: &[16], chmod: &[90, 91], fchmodat: &[268, 452], setxattr: 188 };
+    const ON_X86_64: Numbers = Numbers {
+        arch: AUDIT_X86_64,
+        ioctl: &[16],
+        chmod: &[90, 91],
+        fchmodat: &[268, 452],
+        setxattr: 188,
+        add_key: 248,
+    };
     const ON_X32: Numbers = Numbers {
         ioctl: &[0x4000_0202, 0x4000_0010],
         chmod: &[0x4000_005a, 0x4000_005b],
         fchmodat: &[0x4000_010c, 0x4000_01c4],
         setxattr: 0x4000_00bc,
+        add_key: 0x4000_00f8,
         ..ON_X86_64
     };
-    const ON_I386: Numbers =
-        Numbers { arch: AUDIT_I386, ioctl: &[54], chmod: &[15, 94], fchmodat: &[306, 452], setxattr: 226 };
+    const ON_I386: Numbers = Numbers {
+        arch: AUDIT_I386,
+        ioctl: &[54],
+        chmod: &[15, 94],
+        fchmodat: &[306, 452],
+        setxattr: 226,
+        add_key: 286,
+    };
     const ON_AARCH64: Numbers =
-        Numbers { arch: AUDIT_AARCH64, ioctl: &[29], chmod: &[52], fchmodat: &[53, 452], setxattr: 5 };
-    const ON_ARM: Numbers = Numbers { arch: AUDIT_ARM, fchmodat: &[333, 452], ..ON_I386 };
+        Numbers { arch: AUDIT_AARCH64, ioctl: &[29], chmod: &[52], fchmodat: &[53, 452], setxattr: 5, add_key: 217 };
+    const ON_ARM: Numbers = Numbers { arch: AUDIT_ARM, fchmodat: &[333, 452], add_key: 309, ..ON_I386 };
     const ALL: [Numbers; 5] = [ON_X86_64, ON_X32, ON_I386, ON_AARCH64, ON_ARM];
 
     /// The outcome of a call in the filter of the machines that run its architecture.
@@ -318,6 +354,15 @@ mod tests {
     }
 
     #[test]
+    fn no_key_is_made_found_or_read() {
+        for number in ALL.iter().flat_map(|numbers| numbers.keys().map(|number| (numbers.arch, number))) {
+            for args in [[0; 6], [u64::MAX; 6]] {
+                assert_eq!(answer(number.0, number.1, args), ENOSYS);
+            }
+        }
+    }
+
+    #[test]
     fn nobody_types_into_a_terminal_and_every_other_request_passes() {
         for numbers in ALL {
             for &number in numbers.ioctl {
@@ -340,7 +385,11 @@ mod tests {
         for arch in [AUDIT_X86_64, AUDIT_I386, AUDIT_AARCH64, AUDIT_ARM] {
             let mut decided: Vec<u32> = of(arch)
                 .flat_map(|numbers| {
-                    [numbers.ioctl, numbers.chmod, numbers.fchmodat].concat().into_iter().chain(numbers.xattr())
+                    [numbers.ioctl, numbers.chmod, numbers.fchmodat]
+                        .concat()
+                        .into_iter()
+                        .chain(numbers.xattr())
+                        .chain(numbers.keys())
                 })
                 .collect();
             if arch == AUDIT_X86_64 {
@@ -382,11 +431,14 @@ mod tests {
             assert_eq!(answer(native, number, [0; 6]), ENOTSUP);
         }
         assert_eq!(answer(native, general::__NR_ioctl, alone(1, TIOCSTI)), EPERM);
+        for number in [general::__NR_add_key, general::__NR_request_key, general::__NR_keyctl] {
+            assert_eq!(answer(native, number, [0; 6]), ENOSYS);
+        }
     }
 
     #[test]
-    fn without_nixs_filter_only_the_terminal_is_kept() {
-        let filter = SystemCallFilter::of(&[X86_64, I386], Scope::TerminalOnly);
+    fn without_nixs_filter_only_what_is_the_callers_is_kept() {
+        let filter = SystemCallFilter::of(&[X86_64, I386], Scope::OursOnly);
         let verdict = |number, args| {
             let data = seccomp_data { nr: number, arch: AUDIT_X86_64, instruction_pointer: 0, args };
             run(filter.instructions(), &data).answer
@@ -394,6 +446,7 @@ mod tests {
         assert_eq!(verdict(90, [0, 0o4755, 0, 0, 0, 0]), ALLOWED);
         assert_eq!(verdict(188, [0; 6]), ALLOWED);
         assert_eq!(verdict(16, [0, TIOCSTI.into(), 0, 0, 0, 0]), EPERM);
+        assert_eq!(verdict(250, [0; 6]), ENOSYS);
     }
 
     #[test]

@@ -8,20 +8,21 @@ mod copy;
 mod kept;
 mod outputs;
 mod overlay;
+mod phase_note;
+#[cfg(test)]
+mod races;
 mod remove;
 mod session_state;
 
 use std::ffi::{CString, OsStr};
-use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, StatVfsMountFlags, Uid, chownat, fchmod, fchown, flock,
-    fstat, fstatvfs, mkdirat, openat, renameat, statat,
+    fstat, fstatvfs, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -29,7 +30,8 @@ use rustix::process::{getegid, geteuid};
 
 pub use self::build_dir_mode::{BuildDirMode, Made};
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
-pub(crate) use self::remove::open_with_all_permissions;
+pub use self::phase_note::PHASE_NOTE;
+pub(crate) use self::remove::{open_with_all_permissions, remove_tree};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
@@ -42,6 +44,8 @@ const PREFIX: &str = ".nix-build-shell-scratch-";
 const KEPT_PREFIX: &str = "nix-build-shell-kept-";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
+/// How many directories are made before it is clear that somebody takes each away.
+const MOST_ATTEMPTS: usize = 100;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -57,6 +61,16 @@ pub struct Scratch {
     stays: bool,
     /// The kept directory as the sandbox is to see it, where its owner has to be mapped.
     kept_mount: Option<IdMappedMount>,
+    /// What the removal needs, where this process may have no more open by then.
+    spare: Vec<OwnedFd>,
+}
+
+/// As many descriptors as the removal of a tree without depth takes.
+const SPARE: usize = 4;
+
+/// Descriptors to be let go of where they are needed.
+fn spare(handle: &OwnedFd) -> std::io::Result<Vec<OwnedFd>> {
+    (0..SPARE).map(|_| handle.try_clone()).collect()
 }
 
 /// How a scratch directory is filled.
@@ -143,6 +157,11 @@ impl Scratch {
     }
 
     fn begin(purpose: Purpose, parent: OwnedFd, path: PathBuf, handle: OwnedFd) -> Result<Self> {
+        let spare = spare(&handle).map_err(|error| {
+            // It is empty yet.
+            let _ = std::fs::remove_dir(&path);
+            anyhow!("cannot keep descriptors for the end ({error}): too many files are open, see «ulimit -n»")
+        })?;
         let scratch = Self {
             parent,
             directories: purpose.directories(&path),
@@ -151,6 +170,7 @@ impl Scratch {
             purpose,
             stays: false,
             kept_mount: None,
+            spare,
         };
         mkdirat(&scratch.handle, BUILD, Mode::RWXU).map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
         Ok(scratch)
@@ -278,7 +298,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The kernel's.
-    fn hand_over(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn hand_over(&self, caller: &Caller) -> Result<()> {
         if !caller.must_change_ids() {
             return Ok(());
         }
@@ -290,6 +310,15 @@ impl Scratch {
         }
         fchown(&self.handle, Some(caller.uid), Some(caller.gid))
             .with_context(|| format!("cannot give {} to the user who called sudo", self.path.display()))
+    }
+
+    /// Whether the directory is that of the user who called sudo by now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn is_handed_over(&self, caller: &Caller) -> Result<bool> {
+        let owner = fstat(&self.handle).context("cannot look at the scratch directory")?.st_uid;
+        Ok(caller.must_change_ids() && owner == caller.uid.as_raw())
     }
 
     /// Root has it for itself again, to write in it once more.
@@ -349,7 +378,10 @@ impl Scratch {
         self.stays = true;
         let name = self.path.file_name().context("a scratch directory has a name")?;
         let path = self.path.display();
-        let removed = remove::remove_tree(&self.parent, name, &self.handle);
+        self.spare.clear();
+        // Once more: what has failed may have been for a moment only.
+        let removed = remove::remove_tree(&self.parent, name, &self.handle)
+            .or_else(|_| remove::remove_tree(&self.parent, name, &self.handle));
         match self.purpose {
             Purpose::OneSandbox => {
                 removed.with_context(|| {
@@ -414,35 +446,59 @@ fn check_parent(parent: &Path, handle: &OwnedFd, kept: Option<&Path>, remedy: &s
     Ok(())
 }
 
-/// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one: then another.
+/// Makes a directory and takes its lock. Between the two a sweep may come by and take it for an abandoned one, or under sudo the user,
+/// whose the parent may be, may put another in its place: then another.
 fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(PathBuf, OwnedFd)> {
-    loop {
-        let path = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(RANDOM_CHARACTERS)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-            .map_err(|error| {
-                // tempfile wraps the kernel's answer with a path that means nothing to the caller.
-                let inner = error.get_ref().and_then(|wrapped| wrapped.source());
-                let reason = inner.map_or_else(|| error.to_string(), ToString::to_string);
-                anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display())
-            })?
-            .keep();
+    for _ in 0..MOST_ATTEMPTS {
+        let path = make_anywhere(parent, parent_handle)
+            .map_err(|reason| anyhow!("cannot make a scratch directory in {}: {reason}; {remedy}", parent.display()))?;
         let name = path.file_name().unwrap_or_default();
-        let Ok(handle) = openat(parent_handle, name, DIRECTORY, Mode::empty()) else {
-            continue;
-        };
-        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if is_still_there(parent_handle, name, &handle) => return Ok((path, handle)),
-            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+        let handle = match openat(parent_handle, name, DIRECTORY, Mode::empty()) {
+            // Another run has swept it away.
+            Err(Errno::NOENT) => continue,
             Err(errno) => {
                 let _ = std::fs::remove_dir(&path);
+                return Err(errno)
+                    .with_context(|| format!("cannot open a scratch directory in {}; {remedy}", parent.display()));
+            }
+            Ok(handle) => handle,
+        };
+        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_still_there(parent_handle, name, &handle) && is_as_made(&handle) => return Ok((path, handle)),
+            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => {
+                let _ = unlinkat(parent_handle, name, AtFlags::REMOVEDIR);
                 return Err(errno)
                     .with_context(|| format!("cannot lock a scratch directory in {}; {remedy}", parent.display()));
             }
         }
     }
+    bail!("another program takes every scratch directory away that is made in {}; {remedy}", parent.display())
+}
+
+/// Makes an empty directory that nobody but we may enter, under a name that nobody can foretell.
+fn make_anywhere(parent: &Path, parent_handle: &OwnedFd) -> std::io::Result<PathBuf> {
+    let make = |path: &Path| Ok(mkdirat(parent_handle, path.file_name().unwrap_or_default(), Mode::RWXU)?);
+    let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM_CHARACTERS).make_in(parent, make)?;
+    let ((), path) = made.keep()?;
+    Ok(path)
+}
+
+/// Whether a directory is ours alone, and empty, as one that we have just made: what others could enter is no place to write to with
+/// root's rights.
+fn is_as_made(directory: &OwnedFd) -> bool {
+    let is_ours = fstat(directory).is_ok_and(|status| {
+        let mode = Mode::from_raw_mode(status.st_mode);
+        status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO)
+    });
+    is_ours && is_empty(directory)
+}
+
+/// Whether nothing is in a directory.
+fn is_empty(directory: &OwnedFd) -> bool {
+    Dir::read_from(directory).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
+    })
 }
 
 /// Whether `name` in `parent` still is the directory that was opened as `handle`.

@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, Mode, fstat, mkdirat, statat};
+use rustix::fs::{AtFlags, Mode, fchown, fstat, mkdirat, statat};
+use rustix::process::{getegid, geteuid};
 
 use super::build_dir_mode::{SMALL, check_reflink, check_upper, kept_mount};
 use super::copy::{self, CopySummary, Failure, How, Listing, Source};
@@ -100,10 +101,12 @@ impl Scratch {
         self.take_back(caller)?;
         self.directories.build = BuildMount::Copy;
         self.kept_mount = None;
-        for name in [OVERLAY_WORK, OVERLAY_LOWER] {
-            self.remove_own(name)?;
+        let emptied = [OVERLAY_WORK, OVERLAY_LOWER].into_iter().try_for_each(|name| self.remove_own(name));
+        if let Err(error) = emptied.and_then(|()| self.empty_build()) {
+            // What is left is the caller's: it is removed with his rights.
+            self.hand_over(caller)?;
+            return Err(error);
         }
-        self.empty_build()?;
         let copied = self.copy_all(kept, caller, filling)?;
         self.add_build_files(build, caller)?;
         self.hand_over(caller)?;
@@ -225,6 +228,10 @@ impl Scratch {
                 self.take_back(caller)?;
                 self.make_overlay_work()?;
                 let upper = self.open_build()?;
+                if caller.must_change_ids() {
+                    // So nobody changes what is at its top while root writes there.
+                    fchown(&upper, Some(geteuid()), Some(getegid())).context("cannot take the upper layer back")?;
+                }
                 let is_left = |name: &&CStr| {
                     let is_in = |directory| statat(directory, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
                     is_in(&kept.handle) && !is_in(&upper)
@@ -239,8 +246,9 @@ impl Scratch {
                     progress: None,
                     scratch: &self.handle,
                 };
-                copy::copy_entries(&source, &names, upper, &how).map_err(|failure| self.cannot_copy(failure))?;
+                let copied = copy::copy_entries(&source, &names, upper, &how);
                 self.hand_over(caller)?;
+                copied.map_err(|failure| self.cannot_copy(failure))?;
             }
             _ => {}
         }

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fchown, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 
+use crate::caller::Caller;
 use crate::descriptor_limit::DescriptorLimit;
 
 /// Directories open at once; what is nested deeper is moved up first.
@@ -35,28 +36,41 @@ const MOST_THREADS: usize = 16;
 ///
 /// # Errors
 /// The first thing that resists.
-pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
+pub(crate) fn remove_tree(parent: &OwnedFd, name: &OsStr, top: &OwnedFd) -> Result<()> {
     let _limit = DescriptorLimit::raise();
-    // Under sudo it was handed to the caller; root takes it back, so that nothing moves while it is removed.
-    if geteuid().is_root() {
-        fchown(top, Some(geteuid()), Some(getegid()))?;
-    }
-    fchmod(top, Mode::RWXU)?;
-    let moved_up = AtomicUsize::new(0);
-    let mut removal = Removal { top: top.as_fd(), moved_up: &moved_up, alone: ALONE };
-    if !removal.empty(top.as_fd(), 1)? {
-        remove_on_all_cores(top, &moved_up);
-    }
-    removal.alone = usize::MAX;
+    let caller = Caller::current();
+    // What was handed to the user who called sudo is removed with his rights: he may move things in there meanwhile, and is to get
+    // nothing removed that he could not remove himself.
+    let is_handed_over = caller.must_change_ids() && fstat(top)?.st_uid == caller.uid.as_raw();
+    let mut alone = ALONE;
     // Directories that were moved up are entries of `top`: another round meets them.
     loop {
+        if is_handed_over {
+            caller.with_own_rights(|| empty(top, alone))??;
+        } else {
+            empty(top, alone)?;
+        }
+        alone = usize::MAX;
         match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(errno) => return Err(errno).context("cannot remove the directory itself"),
         }
+    }
+}
+
+/// Removes all that is in `top`, but perhaps for what was moved up: on all cores where it has more than `alone` entries. All other threads
+/// have ended when it returns.
+fn empty(top: &OwnedFd, alone: usize) -> Result<()> {
+    fchmod(top, Mode::RWXU)?;
+    let moved_up = AtomicUsize::new(0);
+    let mut removal = Removal { top: top.as_fd(), moved_up: &moved_up, alone };
+    if !removal.empty(top.as_fd(), 1)? {
+        remove_on_all_cores(top, &moved_up);
+        removal.alone = usize::MAX;
         removal.empty(top.as_fd(), 1)?;
     }
+    Ok(())
 }
 
 /// A directory that is to be removed.
@@ -81,11 +95,14 @@ fn remove_on_all_cores(top: &OwnedFd, moved_up: &AtomicUsize) {
         }
     };
     thread::scope(|scope| {
-        for _ in 1..threads {
-            // Where there can be no more threads, those that there are do it.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
-        }
+        // Where there can be no more threads, those that there are do it.
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(spawn).collect();
         work();
+        // The end of the scope alone would not wait for the threads themselves, but only for what they do.
+        for other in others {
+            let _ = other.join();
+        }
     });
 }
 
@@ -165,6 +182,17 @@ impl Removal<'_> {
         Ok(true)
     }
 
+    /// Moves a directory to the top, under a name that the build has not used there.
+    fn move_up(&self, parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        loop {
+            let number = self.moved_up.fetch_add(1, Ordering::Relaxed) + 1;
+            match renameat(parent, name, self.top, format!("moved-up-{number}")) {
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                moved => return moved,
+            }
+        }
+    }
+
     fn remove_directory(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<bool> {
         let what = || format!("cannot remove {}", name.to_string_lossy());
         // An empty one goes at once, and needs no permission of its own.
@@ -173,13 +201,13 @@ impl Removal<'_> {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(errno) => return Err(errno).with_context(what),
         }
-        let directory = open_with_all_permissions(parent, name).with_context(what)?;
-        if depth == MOST_OPEN {
-            let new_name = format!("moved-up-{}", self.moved_up.fetch_add(1, Ordering::Relaxed));
-            renameat(parent, name, self.top, new_name).with_context(what)?;
-            return Ok(true);
-        }
         loop {
+            // Each time anew: in the place of one that was emptied another thread may have put what it moves up.
+            let directory = open_with_all_permissions(parent, name).with_context(what)?;
+            if depth == MOST_OPEN {
+                self.move_up(parent, name).with_context(what)?;
+                return Ok(true);
+            }
             if !self.empty(directory.as_fd(), depth + 1)? {
                 return Ok(false);
             }
@@ -251,6 +279,16 @@ mod tests {
             std::fs::create_dir_all(&wide).unwrap();
             (0..30).for_each(|file| std::fs::write(wide.join(file.to_string()), "").unwrap());
         }
+        remove(&setting);
+    }
+
+    #[test]
+    fn names_that_a_build_may_have_foreseen_are_no_obstacle() {
+        let setting = tempfile::tempdir().unwrap();
+        let tree = setting.path().join("tree");
+        std::fs::create_dir_all(tree.join("d/".repeat(3 * MOST_OPEN))).unwrap();
+        std::fs::create_dir_all(tree.join("moved-up-1/full")).unwrap();
+        std::fs::write(tree.join("moved-up-2"), "").unwrap();
         remove(&setting);
     }
 

@@ -22,8 +22,8 @@ impl Scratch {
     /// # Errors
     /// No room.
     pub fn add_session(&self, history: &[u8], caller: &Caller) -> Result<()> {
-        // One that is used again is the caller's already, and he could lead root astray in it.
-        if self.stays {
+        // In one that is the caller's already he could lead root astray.
+        if self.is_handed_over(caller)? {
             return caller.with_own_rights(|| self.make_session(history, caller))?;
         }
         self.make_session(history, caller)

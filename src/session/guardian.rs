@@ -16,7 +16,7 @@ use crate::sandbox::clone3::{Child, spawn_beside};
 pub(super) struct Guardian {
     child: Child,
     /// Its other end is the guardian's alone, so it closes when we end.
-    lifeline: OwnedFd,
+    lifeline: Option<OwnedFd>,
 }
 
 struct Watch {
@@ -34,7 +34,14 @@ impl Guardian {
         let watch = Watch { before: before.clone(), ours: ours.clone() };
         let child = spawn_beside([terminal, theirs.as_fd()], &watch, await_end)
             .context("cannot start the process that gives the terminal back if this one is killed")?;
-        Ok(Self { child, lifeline })
+        Ok(Self { child, lifeline: Some(lifeline) })
+    }
+}
+
+impl Guardian {
+    /// Has it give the terminal back now: we could not. It has, when this returns.
+    pub(super) fn act(mut self) {
+        self.lifeline = None;
     }
 }
 
@@ -42,7 +49,9 @@ impl Drop for Guardian {
     /// Dismisses it: the terminal is no longer ours to give back.
     fn drop(&mut self) {
         // One that somebody has killed needs no telling, and one that is reaped by itself cannot be waited for.
-        let _ = write(&self.lifeline, &[0]);
+        if let Some(lifeline) = &self.lifeline {
+            let _ = write(lifeline, &[0]);
+        }
         let _ = self.child.wait();
     }
 }

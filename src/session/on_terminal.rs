@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
+use super::ending::{Deadline, Ending};
 use super::relay::Relay;
 use super::signals::{Received, Signals};
 use super::terminal::{Hold, Terminal};
@@ -50,22 +51,27 @@ impl<'a> OnTerminal<'a> {
         Ok(session)
     }
 
-    /// Waits for the end of the command. Returns its exit status, or 128+n when the signal n ended it.
+    /// Waits for the end of the command, until the deadline.
     ///
     /// # Errors
     /// The kernel's. The caller's terminal is as it was, in every case.
-    pub(super) fn wait(mut self) -> Result<u8> {
+    pub(super) fn wait(mut self, deadline: Deadline) -> Result<Ending> {
         loop {
-            let [changed, signalled, job_control, readable] = self.wait_for_events()?;
+            let [changed, signalled, job_control, readable] = self.wait_for_events(deadline)?;
             self.carry(readable);
             if changed {
                 match self.sandbox.change()? {
                     Change::Ended(status) => {
                         self.carry_the_rest()?;
-                        return Ok(status);
+                        return Ok(Ending::Exited(status));
                     }
                     Change::Stopped(signal) => self.stop_with_command(signal)?,
                 }
+            }
+            if deadline.is_over() {
+                self.sandbox.end();
+                self.carry_the_rest()?;
+                return Ok(Ending::TimedOut);
             }
             if signalled && let Some(received) = self.signals.take()? {
                 self.pass_on(received)?;
@@ -82,7 +88,7 @@ impl<'a> OnTerminal<'a> {
 
     /// Whether there is something of the sandbox, a signal for the command, one for us, and something to read at the caller's
     /// terminal.
-    fn wait_for_events(&self) -> Result<[bool; 4]> {
+    fn wait_for_events(&self, deadline: Deadline) -> Result<[bool; 4]> {
         let (callers, own) = self.relay.as_ref().map_or((PollFlags::empty(), PollFlags::empty()), |relay| {
             (relay.callers_events(self.hold.is_some()), relay.own_events())
         });
@@ -98,7 +104,7 @@ impl<'a> OnTerminal<'a> {
             at(self.terminal.as_fd(), callers),
             at(self.relay.as_ref().map_or(nothing, AsFd::as_fd), own),
         ];
-        wait_for_any(&mut events)?;
+        wait_for_any(&mut events, deadline)?;
         let [changed, signalled, job_control, terminal, _] = events.map(|event| event.revents());
         let readable =
             callers.contains(PollFlags::IN) && terminal.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
@@ -118,7 +124,7 @@ impl<'a> OnTerminal<'a> {
         while let Ok(false) = relay.is_all_out(self.terminal.as_fd()) {
             let terminal = PollFd::from_borrowed_fd(self.terminal.as_fd(), PollFlags::OUT);
             let mut events = [terminal, PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-            wait_for_any(&mut events)?;
+            wait_for_any(&mut events, Deadline::after(None))?;
             let [_, signalled] = events;
             if !signalled.revents().is_empty() {
                 break;

@@ -45,12 +45,22 @@ impl Signals {
         Self::queue(set)
     }
 
-    /// Blocks the signals of job control too, for a session with a terminal. One who ignores SIGTSTP is not to be stopped by it.
+    /// Blocks the signals of job control too. One who ignores SIGTSTP is not to be stopped by it.
     ///
     /// # Errors
     /// The kernel's, for want of descriptors.
     pub(super) fn block_job_control() -> Result<Self> {
         let set = unless_ignored(&JOB_CONTROL);
+        change_blocked_signals(|before| before.and(set))?;
+        Self::queue(set)
+    }
+
+    /// Blocks the one that tells of a terminal's new size.
+    ///
+    /// # Errors
+    /// The kernel's, for want of descriptors.
+    pub fn block_window_changes() -> Result<Self> {
+        let set = SignalSet::of(&[Signal::WINCH]);
         change_blocked_signals(|before| before.and(set))?;
         Self::queue(set)
     }
@@ -66,16 +76,25 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub(super) fn stop(&self, signal: Signal) -> Result<bool> {
-        let cannot_stop = "cannot stop this process";
+        self.stop_by(signal, || {
+            if signal == Signal::STOP { kill_process(getpid(), signal) } else { kill_current_process_group(signal) }
+        })
+    }
+
+    /// Stops this process alone, as SIGTSTP does; the rest as of [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn stop_alone(&self) -> Result<bool> {
+        self.stop_by(Signal::TSTP, || kill_process(getpid(), Signal::TSTP))
+    }
+
+    fn stop_by(&self, signal: Signal, send: impl FnOnce() -> rustix::io::Result<()>) -> Result<bool> {
         while self.take()?.is_some() {}
-        if signal == Signal::STOP {
-            kill_process(getpid(), signal).context(cannot_stop)?;
-        } else {
-            kill_current_process_group(signal).context(cannot_stop)?;
-            // Here it stops, if not before.
-            let before = change_blocked_signals(|before| before.without(SignalSet::of(&[signal])))?;
-            change_blocked_signals(|_| before)?;
-        }
+        send().context("cannot stop this process")?;
+        // Here it stops, if not before.
+        let before = change_blocked_signals(|before| before.without(SignalSet::of(&[signal])))?;
+        change_blocked_signals(|_| before)?;
         let mut was_continued = false;
         while let Some(received) = self.take()? {
             was_continued |= received.signal == Signal::CONT;
@@ -94,20 +113,11 @@ impl Signals {
         }
     }
 
-    /// The next signal that another process sent us. One that the kernel sends for a key of the terminal or a hang-up has
-    /// reached the command by itself.
+    /// The next signal, and who sent it.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn take_from_outside(&self) -> Result<Option<Signal>> {
-        Ok(self.take()?.filter(|received| !received.from_kernel).map(|received| received.signal))
-    }
-
-    /// The next signal, whoever sent it.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(super) fn take(&self) -> Result<Option<Received>> {
+    pub fn take(&self) -> Result<Option<Received>> {
         // struct signalfd_siginfo: 128 bytes, led by the number, an errno and the code.
         const SI_KERNEL: i32 = 0x80;
         let mut info = [0u8; 128];
@@ -124,10 +134,11 @@ impl Signals {
 
 /// A signal that has come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Received {
-    pub(super) signal: Signal,
+pub struct Received {
+    /// Which one.
+    pub signal: Signal,
     /// For a key of the terminal or a hang-up, and not from another process.
-    pub(super) from_kernel: bool,
+    pub from_kernel: bool,
 }
 
 /// Those that the caller does not want ignored.

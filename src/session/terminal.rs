@@ -83,7 +83,7 @@ pub(super) struct Hold {
     terminal: OwnedFd,
     before: Termios,
     raw: Termios,
-    _guardian: Guardian,
+    guardian: Option<Guardian>,
 }
 
 impl Hold {
@@ -100,7 +100,7 @@ impl Hold {
         let guardian = Guardian::watch(device.as_fd(), &before, &raw)?;
         // From the background this stops us, as it does any program.
         let taken = tcsetattr(&device, OptionalActions::Now, &raw).is_ok();
-        Ok(taken.then_some(Self { terminal: device, before, raw, _guardian: guardian }))
+        Ok(taken.then_some(Self { terminal: device, before, raw, guardian: Some(guardian) }))
     }
 
     /// Whether nobody else has set its modes since.
@@ -112,14 +112,20 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         // Whoever has set its modes after us, as a shell does that has put us into the background, needs them.
-        if !self.is_still_ours() {
+        let is_ours = tcgetattr(&self.terminal).map(|now| are_same(&now, &self.raw));
+        if is_ours == Ok(false) {
             return;
         }
         // From the background this would stop us. All other signals stay blocked too: one that has come meanwhile would end us before
         // the scratch directory is removed.
         let before = set_blocked_signals(SignalSet::ALL);
-        // A terminal that is gone needs nothing put back.
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        let given_back = is_ours.and_then(|_| tcsetattr(&self.terminal, OptionalActions::Now, &self.before));
+        // A terminal that is gone needs nothing put back, and the guardian will see that as well.
+        if given_back.is_err()
+            && let Some(guardian) = self.guardian.take()
+        {
+            guardian.act();
+        }
         if let Ok(before) = before {
             let _ = set_blocked_signals(before);
         }

@@ -1,14 +1,16 @@
 //! What a person typed in a session, as a patch: nothing of it is to be lost with the sandbox.
 //!
 //! Before the session every entry of the copy is looked at, and once more after it: what has another inode, size or time is read, and
-//! compared with the kept directory. Of an overlay nothing is looked at before, since its upper layer has what was touched. [`rule`] tells what belongs to the source from what the build makes, [`renames`] finds what was
-//! moved, [`format`] writes what git and `patch` read, and [`destination`] knows where to.
+//! compared with the kept directory. Of an overlay nothing is looked at before, since its upper layer has what was touched. [`rule`]
+//! tells what belongs to the source from what the build makes, [`renames`] finds what was moved, [`format`] writes what git and `patch`
+//! read, and [`destination`] knows where to.
 
 mod content;
 mod destination;
 mod format;
 mod ignored;
 mod layers;
+mod old_places;
 mod origin;
 mod products;
 mod renames;
@@ -26,9 +28,11 @@ use rustix::fs::{AtFlags, Dir, fstat, statat};
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
 use self::format::{FileChange, Version};
-use self::ignored::Ignored;
+use self::ignored::{Ignored, parent_of};
 use self::layers::Layers;
+use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
+use self::products::is_machine_code;
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
 use self::summary::Summary;
@@ -143,6 +147,7 @@ impl<'a> SessionPatch<'a> {
         summary.too_deep = after.too_deep.iter().filter(|path| !self.before.too_deep.contains(path)).cloned().collect();
         let ignored = Ignored::of(&self.kept.handle);
         let rule = Rule { origin, ignored, before: &self.before, after, made: RefCell::default() };
+        let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
         for Touched { path, old, new } in touched {
             let (path, old, new) = (path.as_slice(), old.as_ref(), new.as_ref());
@@ -165,6 +170,14 @@ impl<'a> SessionPatch<'a> {
             }
             let Some(change) = self.change(origin, path, old, new)? else {
                 continue;
+            };
+            let verdict = match (verdict, &change, new) {
+                (Verdict::Older, FileChange::Added(version), Some(entry))
+                    if self.came_from_source(&rule, &places, version, entry)? =>
+                {
+                    Verdict::Source
+                }
+                _ => verdict,
             };
             if verdict == Verdict::Source && old.is_some_and(|old| was_patched(origin, path, old, &change)) {
                 summary.patched_before.push(path.into());
@@ -216,6 +229,39 @@ impl<'a> SessionPatch<'a> {
         })
     }
 
+    /// Whether what is new in the source, and older than the session, is a file of the source all the same, under another name: it was
+    /// moved, and something else may be in its old place, or it was copied with its time. What was unpacked once more, in a directory
+    /// of its own, is none.
+    fn came_from_source(&self, rule: &Rule<'_>, places: &OldPlaces<'_>, new: &Version, entry: &Entry) -> Result<bool> {
+        if !rule.origin.contains(&new.path) {
+            return Ok(false);
+        }
+        let is_in_old_directory = self.before.get(parent_of(&new.path)).is_some();
+        let was_at = |path: &[u8], before: &Entry| {
+            if before.kind != entry.kind || rule.judge(path, Some(before), Some(before)) != Verdict::Source {
+                return Ok(false);
+            }
+            // Every file that an overlay has moved is a new one; the other layer's numbers may be those of another file system.
+            if before.inode == entry.inode && !self.is_overlay {
+                return Ok(true);
+            }
+            let now = rule.after.get(path);
+            let is_still_there =
+                if self.is_overlay { now == Some(*before) } else { now.is_some_and(|now| now.kind == before.kind) };
+            let may_be_it = if entry.size > 0 {
+                is_in_old_directory || !is_still_there
+            } else {
+                // Empty files are alike and yet nothing to do with each other.
+                self.is_overlay && !is_still_there && before.modified == entry.modified
+            };
+            Ok(may_be_it && self.original(path, before)?.bytes == new.content)
+        };
+        if self.is_overlay {
+            return is_any(places.with_size(entry.size), was_at);
+        }
+        is_any(self.before.iter(), was_at)
+    }
+
     /// The file `path` as the session found it: the kept directory still has it.
     fn original(&self, path: &[u8], before: &Entry) -> Result<Content> {
         let content = Content::read(&self.kept.handle, path, Access::Quietly)?;
@@ -243,6 +289,19 @@ fn last_change_of(upper: &OwnedFd) -> Result<Moment> {
     Ok(statuses.map(|status| Entry::of(&status).changed).fold(top, Moment::max))
 }
 
+/// Whether one of these fulfils `condition`.
+fn is_any<'a>(
+    entries: impl Iterator<Item = (&'a [u8], &'a Entry)>,
+    condition: impl Fn(&[u8], &Entry) -> Result<bool>,
+) -> Result<bool> {
+    for (path, entry) in entries {
+        if condition(path, entry)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether two files could be the same, and one can read them.
 fn is_alike(old: Option<&Entry>, new: Option<&Entry>) -> bool {
     let traits = |entry: &Entry| (entry.kind, entry.executable, entry.size, entry.modified);
@@ -267,8 +326,8 @@ fn is_for_a_patch(change: &FileChange, older: &[&[u8]], summary: &mut Summary) -
             summary.leave_out(&new.path, Verdict::Older);
             false
         }
-        // What compilers make has no name of its own.
-        FileChange::Added(new) if !new.is_text() => {
+        // What compilers make has no name of its own, but looks like nothing that a person writes.
+        FileChange::Added(new) if is_machine_code(&new.content) => {
             summary.leave_out(&new.path, Verdict::Product);
             false
         }

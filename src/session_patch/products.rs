@@ -154,6 +154,24 @@ const SOURCES_BY_NAME: [(&str, &[&str]); 6] = [
     ("config.h", &["configure"]),
 ];
 
+/// How the content begins of what compilers and archivers make, whatever it is called.
+const MACHINE_CODE: [&[u8]; 9] = [
+    b"\x7fELF",
+    b"!<arch>\n",
+    b"!<thin>\n",
+    b"BC\xc0\xde",
+    b"\0asm",
+    b"\xca\xfe\xba\xbe",
+    b"\xcf\xfa\xed\xfe",
+    b"MZ\x90\0",
+    b"Caml1999",
+];
+
+/// Whether a file with this content is a compiler's.
+pub(super) fn is_machine_code(content: &[u8]) -> bool {
+    MACHINE_CODE.iter().any(|start| content.starts_with(start))
+}
+
 /// Whether a file of this name is a build's, or an editor's.
 pub(super) fn is_product(name: &[u8]) -> bool {
     let versioned_library = name.windows(4).any(|part| part == b".so.");
@@ -210,6 +228,12 @@ mod tests {
         for name in ["main.c", "Makefile", "README", ".gitignore", "go.mod", "score", "core.py", ".o", "so.c", "logo"] {
             assert!(!is_product(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn what_compilers_make_is_known_by_its_first_bytes() {
+        assert!(is_machine_code(b"\x7fELF\x02\x01") && is_machine_code(b"!<arch>\nmain.o/"));
+        assert!(!is_machine_code(b"\x89PNG\r\n\x1a\n") && !is_machine_code(b"") && !is_machine_code(b"\x7fE"));
     }
 
     #[test]

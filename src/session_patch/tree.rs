@@ -148,6 +148,11 @@ impl Tree {
         }
     }
 
+    /// All that is in the kept layer, looked up one after the other; nothing where there are no layers.
+    pub fn in_kept_layer(&self) -> impl Iterator<Item = (Vec<u8>, Entry)> {
+        self.layers.iter().flat_map(|layers| layers.below(b""))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
         self.entries.iter().map(|(path, entry)| (path.as_slice(), entry))
     }

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::build_shell::BuildShell;
 
+/// Functions that know stdenv, for [`RESUME`] and for the bash of a session.
+pub(crate) const STDENV: &str = include_str!("stdenv.sh");
 /// Runs phases of a build: what it takes stands at its head.
-const RESUME: &str = include_str!("resume.sh");
+const RESUME: &str = concat!(include_str!("stdenv.sh"), include_str!("resume.sh"));
 /// Has bash read its first argument as a file, with the others as arguments. Bash loses the exit status of a phase that fails in a
 /// `-c`, and no file of ours is to be seen in the build. As in a build, nothing is to be read from the standard input.
 const AS_FILE: &str = r#"exec 9<<<"$1" < /dev/null; shift; exec "$0" -e /dev/fd/9 "$@""#;
@@ -17,24 +19,29 @@ const AS_BUILDER: &str = r#"exec "$@" < /dev/null"#;
 
 /// What is run of a build by stdenv.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phases {
-    /// A phase and all after it. The phase begins in this directory, a path in the sandbox.
-    From(String, PathBuf),
-    /// One phase.
-    Only(String, PathBuf),
+pub struct Phases {
+    /// The first.
+    pub first: String,
+    /// Whether no other follows.
+    pub is_only_one: bool,
+    /// Where it begins, a path in the sandbox.
+    pub directory: PathBuf,
+    /// The directory that `unpackPhase` has made, if it was run, as the build's log tells it.
+    pub source_root: Option<String>,
 }
 
-/// The command that runs `phases` with `shell`, as far as the build's stdenv has them, without reading from a terminal.
+/// The command that runs `phases` with `shell`, as far as the build's stdenv has them, without reading from a terminal. At the begin of
+/// each phase its name is written to the file `note`, a path in the sandbox, if there is one.
 ///
 /// It ends as the build would have ended: with the status of the phase that fails, after stdenv's failure hook. Where there is no such
 /// phase or directory it says so and ends with the status 125.
-pub fn resume(shell: &BuildShell, phases: &Phases) -> Vec<OsString> {
+pub fn resume(shell: &BuildShell, phases: &Phases, note: Option<&Path>) -> Vec<OsString> {
     let shell: OsString = shell.path.clone().into();
-    let mut command: Vec<OsString> = vec![shell.clone(), "-c".into(), AS_FILE.into(), shell, RESUME.into()];
-    match phases {
-        Phases::From(phase, directory) => command.extend(["from".into(), phase.into(), directory.into()]),
-        Phases::Only(phase, directory) => command.extend(["only".into(), phase.into(), directory.into()]),
-    }
+    let how = if phases.is_only_one { "only" } else { "from" };
+    let mut command: Vec<OsString> = vec![shell.clone(), "-c".into(), AS_FILE.into(), shell, RESUME.into(), how.into()];
+    command.extend([(&phases.first).into(), phases.directory.clone().into()]);
+    command.push(phases.source_root.as_deref().unwrap_or_default().into());
+    command.push(note.unwrap_or(Path::new("")).into());
     command
 }
 
@@ -51,12 +58,11 @@ pub fn whole_build(shell: &BuildShell, builder: &[u8], arguments: &[Vec<u8>]) ->
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Output};
 
     use tempfile::TempDir;
-
-    use std::path::Path;
 
     use super::*;
 
@@ -69,13 +75,33 @@ mod tests {
         showPhaseHeader() { echo "header $1"; }
         export A="$A again"
         unpackPhase() { mkdir src; sourceRoot=src; }
-        buildPhase() { echo "build ${PWD##*/}"; read -r line || echo nothing to read; }
-        checkPhase() { echo check; false; echo not reached; }
+        buildPhase() { foundMakefile=1; echo "build ${PWD##*/}"; read -r line || echo nothing to read; }
+        checkPhase() { echo "check in ${sourceRoot-nowhere}"; [ -n "$foundMakefile" ] || return 0; false; echo not reached; }
         otherPhase() { echo other; }
+        genericBuild() {
+            if [ -n "$buildCommand" ]; then eval "$buildCommand"; return; fi
+            phases=${phases:-unpackPhase patchPhase configurePhase buildPhase checkPhase installPhase fixupPhase $postPhases}
+            for curPhase in $phases; do
+                if [ "$curPhase" = patchPhase -a -n "$dontPatch" ]; then continue; fi
+                if [ "$curPhase" = configurePhase -a -n "$dontConfigure" ]; then continue; fi
+                if [ "$curPhase" = checkPhase -a -z "$doCheck" ]; then continue; fi
+                if [ "$curPhase" = installPhase -a -n "$dontInstall" ]; then continue; fi
+                if [ "$curPhase" = fixupPhase -a -n "$dontFixup" ]; then continue; fi
+                if [ "$curPhase" = installCheckPhase -o "$curPhase" = distPhase ]; then continue; fi
+                if [ -n "$NIX_LOG_FD" ]; then
+                    echo "@nix { \"action\": \"setPhase\", \"phase\": \"$curPhase\" }" >&"$NIX_LOG_FD"
+                fi
+                showPhaseHeader "$curPhase"
+                dumpVars
+                eval "${!curPhase:-$curPhase}"
+                if [ "$curPhase" = unpackPhase ]; then cd "${sourceRoot:-.}"; fi
+            done
+        }
     "#;
     const NEW_STDENV: &str = "
         runPhase() { echo \"new $*\"; eval \"${!1:-$1}\"; }
         definePhases() { phases=${phases:-\"unpackPhase otherPhase buildPhase\"}; }
+        genericBuild() { export GZIP_NO_TIMESTAMPS=1; }
     ";
 
     fn run(stdenv: &str, variables: &[(&str, &str)], how: &dyn Fn(&Path) -> Vec<OsString>) -> Output {
@@ -98,16 +124,26 @@ mod tests {
             .unwrap()
     }
 
+    /// A build of this program by Nix has no /bin/bash.
+    fn bash_file() -> PathBuf {
+        let search_path = std::env::var_os("PATH").unwrap();
+        std::env::split_paths(&search_path).map(|directory| directory.join("bash")).find(|file| file.is_file()).unwrap()
+    }
+
     fn bash() -> BuildShell {
-        BuildShell { path: "/bin/bash".into(), applet: None, file: "/bin/bash".into() }
+        BuildShell { path: bash_file(), applet: None, file: bash_file() }
+    }
+
+    fn phases(first: &str, is_only_one: bool, directory: &Path) -> Phases {
+        Phases { first: first.into(), is_only_one, directory: directory.into(), source_root: None }
     }
 
     fn from(phase: &'static str) -> impl Fn(&Path) -> Vec<OsString> {
-        move |directory| resume(&bash(), &Phases::From(phase.into(), directory.into()))
+        move |directory| resume(&bash(), &phases(phase, false, directory), None)
     }
 
     fn only(phase: &'static str) -> impl Fn(&Path) -> Vec<OsString> {
-        move |directory| resume(&bash(), &Phases::Only(phase.into(), directory.into()))
+        move |directory| resume(&bash(), &phases(phase, true, directory), None)
     }
 
     fn said(output: &Output) -> (Vec<String>, String, i32) {
@@ -117,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_stdenv_without_run_phase_goes_on_as_its_generic_build_did() {
-        let phases = [("phases", "unpackPhase buildPhase checkPhase otherPhase"), ("doCheck", "1")];
+        let phases =
+            [("phases", "unpackPhase buildPhase checkPhase otherPhase"), ("doCheck", "1"), ("buildCommand", "")];
         let (lines, errors, status) = said(&run(OLD_STDENV, &phases, &from("buildPhase")));
         assert_eq!(
             lines,
@@ -128,7 +165,7 @@ mod tests {
                 "nothing to read",
                 "header checkPhase",
                 "dump in here, before: build, A=once",
-                "check",
+                "check in nowhere",
                 "hook after 1"
             ]
         );
@@ -170,14 +207,53 @@ mod tests {
         assert_eq!(lines, ["new otherPhase", "other", "new buildPhase", "build here", "nothing to read"]);
         assert_eq!((errors.as_str(), status), ("", 0));
         assert_eq!(said(&run(&stdenv, &[], &only("otherPhase"))).0, ["new otherPhase", "other"]);
-        assert_eq!(said(&run(&stdenv, &[("doCheck", "1")], &only("checkPhase"))).2, 1);
+        assert_eq!(said(&run(&stdenv, &[("doCheck", "1"), ("foundMakefile", "1")], &only("checkPhase"))).2, 1);
     }
 
     #[test]
     fn a_whole_build_is_the_builder_with_nothing_to_read() {
         let arguments = ["-ec", "read -r line || echo nothing for \"$*\"; exit 3", "builder", "two  words"];
-        let builder = |_: &Path| whole_build(&bash(), b"/bin/bash", &arguments.map(|word| word.as_bytes().to_vec()));
+        let builder = |_: &Path| {
+            whole_build(&bash(), bash_file().as_os_str().as_bytes(), &arguments.map(|word| word.as_bytes().to_vec()))
+        };
         assert_eq!(said(&run("", &[], &builder)), (vec!["nothing for two  words".into()], String::new(), 3));
+    }
+
+    #[test]
+    fn what_phases_tell_each_other_without_exporting_it_is_known_again() {
+        let stdenvs = [OLD_STDENV.to_owned(), [OLD_STDENV, NEW_STDENV].concat()];
+        for stdenv in stdenvs {
+            let check = |makefile: bool, more: &[(&str, &str)]| {
+                let list = ("phases", "unpackPhase buildPhase checkPhase");
+                let variables = [&[list, ("doCheck", "1")], more].concat();
+                let (lines, _, status) = said(&run(&stdenv, &variables, &|directory| {
+                    if makefile {
+                        fs::write(directory.join("Makefile"), "").unwrap();
+                    }
+                    let source_root = Some("the source".into());
+                    resume(&bash(), &Phases { source_root, ..phases("checkPhase", false, directory) }, None)
+                }));
+                (lines.into_iter().find(|line| line.starts_with("check in")).unwrap(), status)
+            };
+            let fails = ("check in the source".to_owned(), 1);
+            let does_nothing = ("check in the source".to_owned(), 0);
+            assert_eq!(check(true, &[]), fails);
+            assert_eq!(check(false, &[("makeFlags", "X=1")]), fails);
+            // As in the build, where another buildPhase tells nothing.
+            assert_eq!(check(false, &[]), does_nothing);
+            assert_eq!(check(true, &[("buildPhase", "make")]), does_nothing);
+            assert_eq!(check(true, &[("dontBuild", "1")]), does_nothing);
+        }
+    }
+
+    #[test]
+    fn the_phase_that_fails_is_noted() {
+        let place = TempDir::new().unwrap();
+        let note = place.path().join("note");
+        let variables = [("phases", "otherPhase buildPhase checkPhase otherPhase"), ("doCheck", "1")];
+        let with_note = |directory: &Path| resume(&bash(), &phases("otherPhase", false, directory), Some(&note));
+        assert_eq!(said(&run(OLD_STDENV, &variables, &with_note)).2, 1);
+        assert_eq!(fs::read_to_string(&note).unwrap(), "checkPhase");
     }
 
     #[test]
@@ -198,7 +274,7 @@ mod tests {
         let (_, errors, status) = said(&run(OLD_STDENV, &[], &only("checkPhase")));
         assert_eq!(errors, "nix-build-shell: checkPhase is left out of this build by doCheck, which is «»");
         assert_eq!(status, 125);
-        let elsewhere = |_: &Path| resume(&bash(), &Phases::Only("buildPhase".into(), "/no/where".into()));
+        let elsewhere = |_: &Path| resume(&bash(), &phases("buildPhase", true, Path::new("/no/where")), None);
         let (_, errors, status) = said(&run(OLD_STDENV, &[], &elsewhere));
         assert_eq!(errors, "nix-build-shell: there is no directory /no/where, in which buildPhase is to begin");
         assert_eq!(status, 125);

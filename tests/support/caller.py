@@ -57,6 +57,11 @@ class Caller:
         os.chown(path, self.uid, self.uid, follow_symlinks=False)
         return path
 
+    def give_text(self, path, text):
+        """Makes a file of this caller's with this in it."""
+        path.write_text(text)
+        return self.give(path)
+
     def environment(self, **more):
         home = str(self.session.home(self.uid))
         return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": home, "TMPDIR": str(self.tmpdir), **more}

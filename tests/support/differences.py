@@ -116,7 +116,7 @@ DIFFERENCES = [
         {
             **the_same(("1", "2"), "pid", "processes", "status (Tgid|Pid|NStgid|NSpid)"),
             **the_same(("0", "1"), "status PPid"),
-            # The session is that of the first process, as in Nix, and in there the command has a process group of its own.
+            # The session is that of the first process, as in Nix, and the command has a process group of its own.
             **the_same(("1", "2"), "process group", "status NSpgid"),
             "first process": (".*/facts.sh .*|.*-facts.sh .*", ".*/nix-build-shell .*"),
             "try readlink /proc/1/exe": ("yes, busybox", "no,"),
@@ -327,6 +327,12 @@ DIFFERENCES = [
         },
         settings=AS_ROOT,
     ),
-    *each("session keyring", {"call bytes of numbers of keys in the session keyring": (r"[1-9]\d*", "0")}),
+    *each(
+        "the kernel's keys (`keyctl`)",
+        {
+            "call bytes of numbers of keys in the session keyring": (r"[1-9]\d*", "ENOSYS"),
+            "call add a key to the thread keyring": (YES, "ENOSYS"),
+        },
+    ),
     *each("cgroup namespace", {"namespace cgroup": ("the host's", "its own")}),
 ]

@@ -9,7 +9,7 @@ COMMANDS = [
     # What nix/offline makes its packages of.
     "busybox", "gcc", "hostname", "ip", "make", "patchelf", "ps", "script", "strace", "xz",
     # What the tests themselves call.
-    "bash", "chroot", "git", "mount", "patch", "rm", "stty", "unshare",
+    "bash", "chroot", "fish", "git", "man", "mandoc", "mount", "patch", "rm", "stty", "unshare", "zsh",
 ]  # fmt: skip
 
 # What packages in nix/offline/sandbox-only find on a machine, and not in the sandbox; and the Debian package that has it.

@@ -94,5 +94,5 @@ def first_process(program):
 def is_pid_1(pid):
     try:
         return status(pid)["NSpid"].split()[1:] == ["1"]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the bash of a session reads when it starts. In front of this text stand the values of:
+# What the bash of a session reads when it starts. session-resume.sh follows it; in front of it stand stdenv.sh and before that the
+# values of:
 #   nbsShell        how this shell is started again
 #   nbsTop          the build directory in the sandbox
 #   nbsDirectory    what a session has of its own: this file, and a directory `state` to write to
@@ -7,14 +8,18 @@
 #   nbsPhase        the phase that failed, or nothing
 #   nbsSourceRoot   where phases begin if there is no env-vars: the directory of the sources, as the build's log tells it, or nothing
 #   nbsSearchPath   what is appended to PATH: a colon and a directory each
+#   nbsMadeOutputs  the outputs that the phase that failed has made, and those before it had not
 #
 # What comes from the build is read out here and not in a function, where `declare` would make local variables.
 # shellcheck disable=SC1090,SC1091,SC2154
 
-nbsOptions=$(
+nbsShowOptions() {
     shopt -p
     shopt -po nounset pipefail noclobber noglob xtrace
-)
+}
+nbsSay() { printf 'nix-build-shell: %s\n' "$*" >&2; }
+
+nbsOptions=$(nbsShowOptions)
 nbsStart=$nbsTop/$nbsSourceRoot
 
 # --- The build's variables and stdenv's functions ----------------------------------------------------------------------
@@ -36,7 +41,7 @@ for nbsFile in "${NIX_ATTRS_SH_FILE-}" "$nbsTop/.attrs.sh"; do
 done
 
 if [[ -n ${nbsSetupStatus-} ]]; then
-    echo "nix-build-shell: stdenv's setup ended with status $nbsSetupStatus, so its functions are not there" >&2
+    nbsSay "stdenv's setup ended with status $nbsSetupStatus, so its functions are not there"
     unset nbsSetupStatus
 elif [[ -n ${stdenv-} && -e $stdenv/setup ]]; then
     # An error, or an `exit`, in setup or in one of its hooks ends this shell. Then there is another, without them.
@@ -66,10 +71,7 @@ fi
 nbsBuildOptions=
 while IFS= read -r nbsOption; do
     [[ $'\n'$nbsOptions$'\n' == *$'\n'"$nbsOption"$'\n'* ]] || nbsBuildOptions+=$nbsOption$'\n'
-done < <(
-    shopt -p
-    shopt -po nounset pipefail noclobber noglob xtrace
-)
+done < <(nbsShowOptions)
 eval "$nbsOptions"
 set +eu
 unset nbsFile nbsOption nbsOptions
@@ -82,42 +84,22 @@ nbsPhaseDirectory=$(
     if cd -P -- "$nbsStart" && [[ $PWD/ == "$top"/* ]]; then echo "${nbsStart%/}"; else echo "$nbsTop"; fi
 ) 2> /dev/null
 cd -- "$nbsPhaseDirectory" || true
-unset nbsStart nbsSourceRoot
+unset nbsStart
 
 # --- The phases --------------------------------------------------------------------------------------------------------
 
 # The phases that the build runs, in their order, a line each.
-nbsPhases() (
-    set +eu
-    if [[ $(type -t definePhases) == function ]]; then
-        definePhases
-    elif [[ -z ${phases[*]-} ]]; then
-        phases="${prePhases[*]} unpackPhase patchPhase ${preConfigurePhases[*]} configurePhase ${preBuildPhases[*]} buildPhase
-            checkPhase ${preInstallPhases[*]} installPhase ${preFixupPhases[*]} fixupPhase installCheckPhase
-            ${preDistPhases[*]} distPhase ${postPhases[*]}"
-    fi
-    # shellcheck disable=SC2048
-    for phase in ${phases[*]}; do
-        case $phase in
-            checkPhase) [[ -n ${doCheck-} ]] ;;
-            installCheckPhase) [[ -n ${doInstallCheck-} ]] ;;
-            distPhase) [[ -n ${doDist-} ]] ;;
-            unpackPhase | patchPhase | configurePhase | buildPhase | installPhase | fixupPhase)
-                dont=${phase%Phase}
-                dont=dont${dont^}
-                [[ -z ${!dont-} ]]
-                ;;
-        esac && echo "$phase"
-    done
-    true
-)
+nbsPhases() {
+    local phase
+    for phase in $(nbsAllPhases); do nbsIsLeftOut "$phase" || echo "$phase"; done
+}
 
 nbsHasPhases() {
-    if [[ $(type -t genericBuild) != function ]]; then
-        echo "nix-build-shell: there are no phases without stdenv" >&2
+    if ! nbsIsFunction genericBuild; then
+        nbsSay "there are no phases without stdenv"
         return 1
     elif [[ -n ${buildCommandPath-} || -n ${buildCommand-} ]]; then
-        echo "nix-build-shell: this build has no phases but one command; «genericBuild» runs it" >&2
+        nbsSay "this build has no phases but one command; «genericBuild» runs it"
         return 1
     fi
 }
@@ -128,10 +110,10 @@ phases() {
     local phase all state=done
     all=$'\n'$(nbsPhases)$'\n'
     if [[ -z $nbsPhase ]]; then
-        echo "nix-build-shell: which phase failed is not known" >&2
+        nbsSay "which phase failed is not known"
         state=
     elif [[ $nbsPhase != - && $all != *$'\n'"$nbsPhase"$'\n'* ]]; then
-        echo "nix-build-shell: $nbsPhase failed, which is none of the phases" >&2
+        nbsSay "$nbsPhase failed, which is none of the phases"
         state=
     fi
     for phase in $all; do
@@ -144,76 +126,77 @@ phases() {
     done
 }
 
-# resume [PHASE]: runs the phase that failed, or PHASE, and all that follow, until one fails.
-resume() {
-    nbsHasPhases || return
-    local first=${1-$nbsPhase} all phase status
-    if [[ -z $first || $first == - ]]; then
-        echo "nix-build-shell: from which phase? «resume PHASE»" >&2
-        return 1
-    fi
-    all=$(nbsPhases)
-    if [[ $'\n'$all$'\n' != *$'\n'"$first"$'\n'* ]]; then
-        echo "nix-build-shell: $first is none of the phases; «phases» lists them" >&2
-        return 1
-    fi
-    all=$'\n'$all$'\n'
-    all=$first$'\n'${all#*$'\n'"$first"$'\n'}
-    # A phase that fails, or that calls `exit`, ends no more than this.
-    (
-        eval "$nbsBuildOptions"
-        set -e
-        if [[ $(type -t exitHandler) == function ]]; then trap exitHandler EXIT; fi
-        [[ $first != "$nbsPhase" ]] || cd -- "$nbsPhaseDirectory"
-        for phase in $all; do
-            printf '%s\0%s\0' "$phase" "$PWD" > "$nbsDirectory/state/phase"
-            # One at a time, by the function that every stdenv has.
-            unset phases
-            phases=$phase
-            genericBuild
-        done
-    )
-    status=$?
-    if ((status != 0)); then
-        { IFS= read -r -d '' nbsPhase && IFS= read -r -d '' nbsPhaseDirectory; } < "$nbsDirectory/state/phase"
-        echo "nix-build-shell: $nbsPhase failed with status $status" >&2
-        return "$status"
-    fi
-    nbsPhase=-
-    echo "nix-build-shell: the build is complete" >&2
-    nbsListOutputs
+# nbsAfresh COMMAND...: runs it as if it stood alone, and leaves its status in `nbsResult`. Where the status of all this is tested, as
+# in front of «&&», bash would pass over every failure in it; but not in a trap.
+nbsAfresh() {
+    nbsCommand=("$@")
+    trap 'trap - RETURN; "${nbsCommand[@]}"; nbsResult=$?' RETURN
 }
 
-nbsListOutputs() (
-    shopt -s nullglob dotglob
-    if [[ $(declare -p outputs 2> /dev/null) == 'declare -A'* ]]; then
-        names=("${!outputs[@]}")
-    else
-        # shellcheck disable=SC2206
-        names=(${outputs-out})
+# nbsInBuild WHAT FUNCTION ARG...: calls a function of stdenv in this shell as a builder would, but for the end: what would end the
+# builder leads back here, with its status. Variables and directory stay.
+nbsInBuild() {
+    if [[ -n ${nbsDepth-} ]]; then
+        "${@:2}"
+        return
     fi
-    for name in "${names[@]}"; do
-        path=${!name-}
-        if [[ -d $path ]]; then
-            # Not `ls`, which a build need not have.
-            entries=("$path"/*)
-            printf '%s: %s\n' "$name" "$path"
-            ((${#entries[@]} == 0)) || printf '    %s\n' "${entries[@]##*/}"
-        elif [[ -e $path ]]; then
-            printf '%s: %s\n' "$name" "$path"
-        else
-            printf '%s: was not made\n' "$name"
-        fi
-    done
-)
+    local nbsStatus='' nbsLevel=$BASH_SUBSHELL nbsDepth=${#FUNCNAME[@]}
+    nbsTheirs=$(nbsShowOptions)
+    eval "$nbsBuildOptions"
+    set -E +e
+    trap 'nbsFail "$?"' ERR
+    nbsAfresh "${@:2}"
+    trap - ERR DEBUG
+    nbsCalm
+    # ^Z has stopped it with 148.
+    if ((nbsStatus != 0 && nbsStatus != 148)); then nbsSay "$1 failed with status $nbsStatus"; fi
+    return "${nbsStatus:-0}"
+}
 
-# A phase that says `exit` is not to take the session with it: it leads back to the prompt, as ^C does.
+# nbsFail STATUS: has every function return that was called by nbsInBuild, as with -e the shell would end.
+nbsFail() {
+    if ((BASH_SUBSHELL > nbsLevel)); then builtin exit "$1"; fi
+    if [[ -z $nbsStatus ]]; then
+        nbsStatus=$1
+        set +e -T
+        shopt -s extdebug
+        trap nbsReturn DEBUG
+    fi
+}
+
+# With `extdebug`, 2 has the function return in which a command was to be run.
+nbsReturn() { if ((${#FUNCNAME[@]} > nbsDepth + 1)); then return 2; fi; }
+
+# Ends what nbsInBuild has begun.
+nbsCalm() {
+    trap - RETURN
+    set +ETe
+    shopt -u extdebug
+    eval "$nbsTheirs"
+    nbsTheirs=
+}
+
+if nbsIsFunction genericBuild; then
+    nbsHideFromTerminal
+    if nbsIsFunction runPhase; then nbsRename runPhase nbsRunPhase; fi
+    nbsRename genericBuild nbsGenericBuild
+    runPhase() { nbsInBuild "$*" nbsRunPhase "$@"; }
+    genericBuild() { nbsInBuild "${FUNCNAME[0]}" nbsGenericBuild "$@"; }
+fi
+
+# A phase that says `exit` is not to take the session with it: it leads back to the prompt.
 exit() {
+    local status=$?
     if ((BASH_SUBSHELL == 0 && ${#FUNCNAME[@]} > 1)); then
-        echo "nix-build-shell: ${FUNCNAME[1]} called «exit${1+ $1}», and the session goes on" >&2
+        nbsSay "${FUNCNAME[1]} called «exit${1+ $1}», and the session goes on"
+        if [[ -n ${nbsDepth-} ]]; then
+            nbsFail "${1-$status}"
+            return
+        fi
+        # As ^C does.
         kill -INT "$BASHPID"
     fi
-    builtin exit "$@"
+    builtin exit "${@-$status}"
 }
 
 # --- The prompt and the history ----------------------------------------------------------------------------------------
@@ -221,6 +204,8 @@ exit() {
 # shellcheck disable=SC2016
 PS1='[nix-build-shell '$nbsName'${nbsPhase:+:${nbsPhase/#-/done}}] $PWD \$ '
 unset PROMPT_COMMAND PS0
+# ^C may have ended what a phase runs with.
+PROMPT_COMMAND='[[ -z ${nbsTheirs-} ]] || { trap - ERR DEBUG; nbsCalm; }'
 if [[ $(type -t history) == builtin ]]; then
     HISTFILE=$nbsDirectory/state/history
     HISTSIZE=2000
@@ -229,5 +214,5 @@ if [[ $(type -t history) == builtin ]]; then
     HISTCONTROL=ignoredups
     shopt -s histappend
     # Now and not at the end, so that a session that is killed has a history too.
-    PROMPT_COMMAND='history -a'
+    PROMPT_COMMAND+='; history -a'
 fi

@@ -92,8 +92,14 @@ fn make_locked(parent: &OwnedFd) -> Result<(CString, OwnedFd)> {
             Err(Errno::EXIST) => continue,
             Err(errno) => return Err(errno.into()),
         }
-        let Ok(handle) = openat(parent, &name, DIRECTORY, Mode::empty()) else {
-            continue;
+        let handle = match openat(parent, &name, DIRECTORY, Mode::empty()) {
+            // Another run has swept it away.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => {
+                let _ = unlinkat(parent, &name, AtFlags::REMOVEDIR);
+                return Err(errno.into());
+            }
+            Ok(handle) => handle,
         };
         match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) if is_still_there(parent, &name, &handle) => return Ok((name, handle)),

@@ -1,11 +1,11 @@
-//! The small files in a session's directory.
+//! Small files of ours with what is to be known later: JSON, with a version.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchown, fstat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +22,7 @@ const VERSION: u64 = 1;
 ///
 /// # Errors
 /// A file that is none of ours, or one of another version of this program.
-pub(super) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Result<Option<T>> {
     // Without NONBLOCK a fifo of that name would keep us waiting.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(directory, name, flags, Mode::empty()) {
@@ -45,25 +45,27 @@ pub(super) fn read<T: DeserializeOwned>(directory: &OwnedFd, name: &str) -> Resu
     serde_json::from_value(value).map(Some).with_context(|| format!("{name} is damaged"))
 }
 
-/// Writes the file `name` of `directory`, for `caller` alone: who reads it sees the old file or the new one.
+/// Writes the file `name` of `directory`, for `caller` alone and with his rights, since the directory is his: who reads it sees the old
+/// file or the new one.
 ///
 /// # Errors
 /// No room.
-pub(super) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, caller: &Caller) -> Result<()> {
-    let cannot_write = || format!("cannot write {name}");
-    let mut value = serde_json::to_value(content).with_context(cannot_write)?;
+pub(crate) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, caller: &Caller) -> Result<()> {
+    let mut value = serde_json::to_value(content).with_context(|| format!("cannot write {name}"))?;
     if let Some(fields) = value.as_object_mut() {
         fields.insert("version".into(), VERSION.into());
     }
+    caller.with_own_rights(|| replace(directory, name, value.to_string().as_bytes()))?
+}
+
+fn replace(directory: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
+    let cannot_write = || format!("cannot write {name}");
     let new = format!(".{name}.new");
     remove(directory, &new)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(directory, new.as_str(), flags, Mode::RUSR | Mode::WUSR).with_context(cannot_write)?;
     let mut file = File::from(file);
-    file.write_all(value.to_string().as_bytes()).with_context(cannot_write)?;
-    if caller.must_change_ids() {
-        fchown(&file, Some(caller.uid), Some(caller.gid)).with_context(cannot_write)?;
-    }
+    file.write_all(text).with_context(cannot_write)?;
     renameat(directory, new.as_str(), directory, name).with_context(cannot_write)
 }
 
@@ -71,7 +73,7 @@ pub(super) fn write(directory: &OwnedFd, name: &str, content: &impl Serialize, c
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn remove(directory: &OwnedFd, name: &str) -> Result<()> {
+pub(crate) fn remove(directory: &OwnedFd, name: &str) -> Result<()> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).with_context(|| format!("cannot remove {name}")),

@@ -1,0 +1,86 @@
+//! `nix-build-shell remove`: removes build directories that Nix has kept.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Error, Result, bail};
+use clap::Args;
+
+use super::ask::confirm;
+use super::say::{print, printable, say_error};
+use super::table::size;
+use crate::caller::Caller;
+use crate::disk_usage::DiskUsage;
+use crate::kept_builds::{Removable, Trust};
+use crate::nix::Settings;
+
+/// Which ones.
+#[derive(Debug, Args)]
+#[command(override_usage = "nix-build-shell remove [--yes] BUILD_DIR...")]
+pub struct Options {
+    /// The directories, as Nix named them after «keeping build directory»
+    #[arg(value_name = "BUILD_DIR", required = true)]
+    pub build_dirs: Vec<PathBuf>,
+
+    /// Remove them without asking
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Removes them, if somebody at the terminal says so, or `--yes` does. What is no kept build directory stays, and so does everything
+/// where one of them cannot be removed.
+///
+/// # Errors
+/// One sentence for each that cannot be removed; the last one is returned.
+pub fn run(options: &Options) -> Result<u8> {
+    let trust = Trust::of(&Caller::current(), &Settings::in_force());
+    let (mut removable, mut failures) = (Vec::<Removable>::new(), Vec::new());
+    for path in &options.build_dirs {
+        match Removable::check(path, &trust) {
+            // Named twice, it is removed once.
+            Ok(kept) if removable.iter().any(|known| known.path == kept.path) => {}
+            Ok(kept) => removable.push(kept),
+            Err(error) => failures.push(error),
+        }
+    }
+    refuse(failures)?;
+    if !options.yes {
+        match confirm(question(&removable)) {
+            Some(true) => {}
+            Some(false) => {
+                print("nothing is removed\n").context(CANNOT_PRINT)?;
+                return Ok(1);
+            }
+            None => bail!("nobody is here to ask whether to remove them: --yes removes them without asking"),
+        }
+    }
+    let mut failures = Vec::new();
+    for kept in removable {
+        let removed = printable(&format!("removed {}", kept.path.display()));
+        match kept.remove() {
+            Ok(()) => print(&(removed + "\n")).context(CANNOT_PRINT)?,
+            Err(error) => failures.push(error),
+        }
+    }
+    refuse(failures).map(|()| 0)
+}
+
+const CANNOT_PRINT: &str = "cannot print";
+
+/// Says all of the errors but the last one, which becomes the exit status.
+fn refuse(mut failures: Vec<Error>) -> Result<()> {
+    let last = failures.pop();
+    failures.iter().for_each(say_error);
+    last.map_or(Ok(()), Err)
+}
+
+fn question(removable: &[Removable]) -> String {
+    let bytes = removable.iter().map(|kept| DiskUsage::of(&kept.path).bytes).sum();
+    let named = match removable {
+        [only] => only.path.display().to_string(),
+        several => {
+            let paths: Vec<_> = several.iter().map(|kept| kept.path.display().to_string()).collect();
+            format!("these {}: {},", several.len(), paths.join(", "))
+        }
+    };
+    format!("remove {named} ({})?", size(bytes))
+}

@@ -1,0 +1,221 @@
+# shellcheck shell=bash
+# `resume` in a session, whose bash reads this after session.sh.
+# shellcheck disable=SC2154
+
+# Where a phase began that was run again in here, and the outputs that there were then.
+declare -A nbsBegan=() nbsHad=()
+
+nbsResumeHelp() {
+    cat << 'END'
+resume                 the phase that failed and all after it, until one fails
+resume PHASE           PHASE and all after it; «resume --from PHASE» is the same
+resume --only PHASE    PHASE alone
+
+They run apart, as in the build; «runPhase PHASE» runs one in this shell, so that what it does to variables stays. «phases» lists the
+phases.
+END
+}
+
+# resume [[--from] PHASE | --only PHASE]: runs the phase that failed, or PHASE, and all that follow, until one fails.
+resume() {
+    local nbsHow=from nbsFirst='' nbsAll nbsEach nbsLast='' nbsPlace nbsThere nbsResult=0
+    while (($# > 0)); do
+        case $1 in
+            -h | --help)
+                nbsResumeHelp
+                return
+                ;;
+            --from | --only)
+                if (($# == 1)); then
+                    nbsSay "$1 which phase? «phases» lists them"
+                    return 2
+                fi
+                nbsHow=${1#--}
+                shift
+                ;;
+            --from=* | --only=*)
+                nbsHow=${1%%=*}
+                nbsHow=${nbsHow#--}
+                set -- "${1#*=}" "${@:2}"
+                ;;
+            -*)
+                nbsSay "resume has no option $1; «resume --help» says what it has"
+                return 2
+                ;;
+        esac
+        if [[ -n $nbsFirst ]]; then
+            nbsSay "resume takes one phase to begin with, not $nbsFirst and $1"
+            return 2
+        fi
+        nbsFirst=$1
+        shift
+    done
+    nbsHasPhases || return
+    nbsFirst=${nbsFirst:-$nbsPhase}
+    if [[ -z $nbsFirst || $nbsFirst == - ]]; then
+        nbsSay "from which phase? «resume PHASE»"
+        return 1
+    fi
+    nbsAll=$'\n'$(nbsPhases)$'\n'
+    if nbsIsLeftOut "$nbsFirst"; then
+        nbsSay "$nbsFirst is left out of this build by $nbsSwitch, which is «${!nbsSwitch-}»"
+        return 1
+    elif [[ $nbsHow == only ]] && nbsCanRun "$nbsFirst"; then
+        nbsAll=$nbsFirst
+    elif [[ $nbsAll == *$'\n'"$nbsFirst"$'\n'* ]]; then
+        nbsAll=$nbsFirst$'\n'${nbsAll#*$'\n'"$nbsFirst"$'\n'}
+    else
+        nbsSay "$nbsFirst is none of the phases; «phases» lists them"
+        return 1
+    fi
+    if [[ $'\n'$nbsAll$'\n' == *$'\n'unpackPhase$'\n'* ]] && nbsIsUnpacked; then
+        nbsSay "the sources are unpacked already, and your changes are among them; outside of the sandbox «nix-build-shell resume --from unpackPhase» begins anew"
+        return 1
+    fi
+    if [[ $nbsFirst == patchPhase ]]; then nbsSay "patchPhase meets what it has patched already"; fi
+    nbsPutAway "$nbsFirst" || return
+    : >| "$nbsDirectory/state/phases.$$"
+    # shellcheck disable=SC2086
+    nbsAfresh nbsApart $nbsAll
+    # Stopped by ^Z, it goes on with «fg».
+    if ((nbsResult == 148)); then return 148; fi
+    while IFS= read -r -d '' nbsEach && IFS= read -r -d '' nbsPlace && IFS= read -r -d '' nbsThere; do
+        nbsLast=$nbsEach
+        nbsBegan[$nbsEach]=$nbsPlace
+        nbsHad[$nbsEach]=$nbsThere
+    done < "$nbsDirectory/state/phases.$$"
+    : >| "$nbsDirectory/state/outputs"
+    if ((nbsResult != 0)); then
+        if [[ $nbsHow == from && -n $nbsLast ]]; then
+            nbsPhase=$nbsLast
+            nbsPhaseDirectory=${nbsBegan[$nbsLast]}
+        fi
+        nbsSay "${nbsLast:-$nbsFirst} failed with status $nbsResult"
+        return "$nbsResult"
+    elif [[ $nbsHow == only ]]; then
+        nbsSay "$nbsFirst succeeds"
+        return 0
+    fi
+    nbsPhase=-
+    nbsListOutputs
+}
+
+nbsIsUnpacked() { [[ $nbsPhaseDirectory != "$nbsTop" || -n $nbsSourceRoot && -e $nbsTop/$nbsSourceRoot ]]; }
+
+# nbsApart PHASE...: runs the phases one by one, with nothing to read, where one that fails, or that calls `exit`, ends no more than
+# this.
+nbsApart() { (nbsResume "$@") < /dev/null; }
+
+nbsResume() {
+    nbsDepth=apart
+    nbsPlace=$(nbsWhere "$1")
+    if ! cd -- "$nbsPlace" 2> /dev/null; then
+        nbsSay "there is no directory $nbsPlace, in which $1 is to begin"
+        builtin exit 125
+    fi
+    eval "$nbsBuildOptions"
+    set -e
+    if nbsIsFunction exitHandler; then trap exitHandler EXIT; fi
+    nbsRecall "$1"
+    for nbsEach; do
+        printf '%s\0%s\0%s\0' "$nbsEach" "$PWD" "$(nbsOutputsThere)" >> "$nbsDirectory/state/phases.$$"
+        nbsRunPhase "$nbsEach"
+    done
+}
+
+# nbsWhere PHASE: the directory in which it begins: where it began before, or what failed did; one before that begins in the sources.
+nbsWhere() {
+    if [[ -n ${nbsBegan[$1]-} ]]; then
+        echo "${nbsBegan[$1]}"
+    elif [[ -z $nbsPhase || $nbsPhase == - || $1 == "$nbsPhase" ]] || nbsIsDoneBefore "$nbsPhase" "$1"; then
+        echo "$nbsPhaseDirectory"
+    elif nbsIsDoneBefore unpackPhase "$1"; then
+        echo "$nbsTop/$nbsSourceRoot"
+    else
+        echo "$nbsTop"
+    fi
+}
+
+# The paths of the outputs, each with its name in front, a line each.
+nbsOutputs() {
+    local names name
+    if [[ $(declare -p outputs 2> /dev/null) == 'declare -A'* ]]; then
+        names=("${!outputs[@]}")
+    else
+        # shellcheck disable=SC2206
+        names=(${outputs-out})
+    fi
+    for name in "${names[@]}"; do echo "$name ${!name-}"; done
+}
+
+nbsIsThere() { [[ -e $1 || -L $1 ]]; }
+
+# The paths of the outputs that there are.
+nbsOutputsThere() {
+    local name path
+    while read -r name path; do
+        if nbsIsThere "$path"; then printf '%s ' "$path"; fi
+    done < <(nbsOutputs)
+}
+
+# nbsPutAway PHASE: has no outputs there but those that there were when PHASE began. What phases alone have made since, they make again;
+# what somebody may have made by hand is kept beside it.
+nbsPutAway() {
+    local had path aside number=1
+    if [[ -n ${nbsHad[$1]+known} ]]; then
+        had=${nbsHad[$1]}
+    elif [[ -n $nbsPhase && -n ${nbsHad[$nbsPhase]+known} ]] && ! nbsIsDoneBefore "$nbsPhase" "$1"; then
+        had=${nbsHad[$nbsPhase]}
+    else
+        return 0
+    fi
+    for path in $(nbsOutputsThere); do
+        if [[ " $had " == *" $path "* ]]; then continue; fi
+        # A link in the place of a directory may lead anywhere.
+        if [[ ! -L $path && -z $(find "$path" -cnewer "$nbsDirectory/state/outputs" -print -quit 2>&1) ]]; then
+            chmod -R u+rwX -- "$path"
+            rm -rf -- "$path" || return
+            continue
+        fi
+        aside=$path-before-resume
+        while nbsIsThere "$aside"; do
+            number=$((number + 1))
+            aside=$path-before-resume-$number
+        done
+        mv -- "$path" "$aside" || return
+        nbsSay "$1 begins without $path, as in the build; what was there is in $aside now"
+    done
+}
+
+# Says that all is done, and what there is now. Nix would miss an output that nobody made.
+nbsListOutputs() (
+    shopt -s nullglob dotglob
+    lines=() missing=()
+    while read -r name path; do
+        if ! nbsIsThere "$path"; then
+            missing+=("$name")
+            continue
+        fi
+        lines+=("$name: $path")
+        # Not `ls`, which a build need not have.
+        [[ ! -d $path ]] || for entry in "$path"/*; do lines+=("    ${entry##*/}"); done
+    done < <(nbsOutputs)
+    if ((${#missing[@]} == 0)); then
+        nbsSay "the build is complete"
+    else
+        nbsSay "every phase succeeds, but Nix would miss what they did not make: ${missing[*]}"
+    fi
+    ((${#lines[@]} == 0)) || printf '%s\n' "${lines[@]}"
+    ((${#missing[@]} == 0))
+)
+
+# What the phase that failed found.
+: >| "$nbsDirectory/state/outputs"
+if [[ -n $nbsPhase ]]; then
+    nbsHad[$nbsPhase]=
+    for nbsPath in $(nbsOutputsThere); do
+        [[ " $nbsMadeOutputs " == *" $nbsPath "* ]] || nbsHad[$nbsPhase]+="$nbsPath "
+    done
+    if nbsIsFunction genericBuild; then nbsRecall "$nbsPhase"; fi
+fi
+unset nbsPath nbsMadeOutputs
