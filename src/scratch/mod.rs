@@ -463,9 +463,11 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(
             }
             Ok(handle) => handle,
         };
-        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if is_still_there(parent_handle, name, &handle) && is_as_made(&handle) => return Ok((path, handle)),
-            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+        let locked = flock(&handle, FlockOperation::NonBlockingLockExclusive)
+            .and_then(|()| Ok(is_still_there(parent_handle, name, &handle) && is_as_made(&handle)?));
+        match locked {
+            Ok(true) => return Ok((path, handle)),
+            Ok(false) | Err(Errno::WOULDBLOCK) => {}
             Err(errno) => {
                 let _ = unlinkat(parent_handle, name, AtFlags::REMOVEDIR);
                 return Err(errno)
@@ -486,19 +488,24 @@ fn make_anywhere(parent: &Path, parent_handle: &OwnedFd) -> std::io::Result<Path
 
 /// Whether a directory is ours alone, and empty, as one that we have just made: what others could enter is no place to write to with
 /// root's rights.
-fn is_as_made(directory: &OwnedFd) -> bool {
-    let is_ours = fstat(directory).is_ok_and(|status| {
-        let mode = Mode::from_raw_mode(status.st_mode);
-        status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO)
-    });
-    is_ours && is_empty(directory)
+///
+/// # Errors
+/// The kernel's, such as `EMFILE`.
+fn is_as_made(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    let status = fstat(directory)?;
+    let mode = Mode::from_raw_mode(status.st_mode);
+    let is_ours = status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO);
+    Ok(is_ours && is_empty(directory)?)
 }
 
 /// Whether nothing is in a directory.
-fn is_empty(directory: &OwnedFd) -> bool {
-    Dir::read_from(directory).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
-    })
+fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    for entry in Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether `name` in `parent` still is the directory that was opened as `handle`.

@@ -12,6 +12,7 @@ use super::copy::{self, CopySummary, Failure, How, Listing, Source};
 use super::remove::remove_entry;
 use super::{BuildDirMode, Filling, Made, Purpose, Scratch, Unreadable};
 use crate::caller::Caller;
+use crate::descriptor_limit::DescriptorLimit;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::plan::{BUILD, BuildMount, KeptMount, OVERLAY_LOWER, OVERLAY_WORK};
@@ -43,6 +44,8 @@ impl Scratch {
                  --build-dir-mode=copy makes one"
             );
         }
+        // What is listed before it is copied stays open.
+        let _limit = DescriptorLimit::raise();
         match filling.mode {
             BuildDirMode::Auto => self.make_best(kept, caller, filling),
             BuildDirMode::Copy => Ok((self.copy_all(kept, caller, filling)?, Made::Copy)),
