@@ -30,7 +30,6 @@ rustPlatform.buildRustPackage {
         ".cargo"
         "Cargo.lock"
         "Cargo.toml"
-        "build.rs"
         "CHANGELOG.md"
         "LICENSE"
         "README.md"

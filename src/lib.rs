@@ -18,7 +18,6 @@ pub mod failed_build;
 pub mod failed_log;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod heap;
 pub mod history;
 pub mod kept_build;
 pub mod kept_build_name;

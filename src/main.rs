@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 use nix_build_shell::Allocator;
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
-use nix_build_shell::heap;
-use nix_build_shell::sandbox::give_up_head_start;
 use nix_build_shell::session::Interrupted;
 
 /// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
@@ -16,7 +14,6 @@ const OWN_ERROR: u8 = 125;
 static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
-    heap::map_all();
     let status = match Invocation::from_command_line() {
         Ok(invocation) => invocation.run().unwrap_or_else(|error| report(&error)),
         Err(usage) => {
@@ -27,8 +24,6 @@ fn main() -> ExitCode {
             }
         }
     };
-    // The one that no sandbox was made with.
-    give_up_head_start();
     ExitCode::from(status)
 }
 

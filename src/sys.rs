@@ -4,11 +4,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::{ptr, slice};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
@@ -451,93 +449,6 @@ pub fn unshare(namespaces: Namespaces) -> Result<()> {
     // SAFETY: no pointer is given, and no flag but those of namespaces: nothing that Rust relies on is unshared.
     unsafe { syscall(general::__NR_unshare, [namespaces.bits() as usize, 0, 0, 0, 0, 0]) }?;
     Ok(())
-}
-
-/// Moves the calling process to another core, and lets it run on all of them again: [`sched_setaffinity(2)`]. Where it may not, or there
-/// is none, all goes on as before.
-///
-/// [`sched_setaffinity(2)`]: https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html
-pub fn leave_core() {
-    let mut cores = MaybeUninit::<[usize; CORES / BITS]>::uninit();
-    let (size, address) = (size_of_val(&cores), cores.as_mut_ptr() as usize);
-    let mut core = 0u32;
-    // SAFETY: the kernel writes one number; the other two arguments may be null.
-    let found = unsafe { syscall(general::__NR_getcpu, [&raw mut core as usize, 0, 0, 0, 0, 0]) };
-    // SAFETY: the kernel writes no more than `size` bytes.
-    let written = unsafe { syscall(general::__NR_sched_getaffinity, [0, size, address, 0, 0, 0]) };
-    let (Ok(_), Ok(written)) = (found, written) else { return };
-    let words = written / size_of::<usize>();
-    let (word, bit) = (core as usize / BITS, 1 << (core as usize % BITS));
-    // SAFETY: so many words the kernel has written.
-    let cores = unsafe { slice::from_raw_parts_mut(cores.as_mut_ptr().cast::<usize>(), words) };
-    if word >= words {
-        return;
-    }
-    cores[word] &= !bit;
-    // SAFETY: the kernel reads the words. None set is an error to it.
-    if unsafe { syscall(general::__NR_sched_setaffinity, [0, written, address, 0, 0, 0]) }.is_ok() {
-        cores[word] |= bit;
-        // SAFETY: as above.
-        let _ = unsafe { syscall(general::__NR_sched_setaffinity, [0, written, address, 0, 0, 0]) };
-    }
-}
-
-/// More cores than any kernel is built for.
-const CORES: usize = 8192;
-const BITS: usize = usize::BITS as usize;
-
-/// Memory that stays until this process ends: [`mmap(2)`].
-///
-/// # Errors
-/// `ENOMEM`.
-///
-/// [`mmap(2)`]: https://man7.org/linux/man-pages/man2/mmap.2.html
-pub fn map_memory(size: usize) -> Result<&'static mut [u8]> {
-    let access = general::PROT_READ | general::PROT_WRITE;
-    let kind = general::MAP_PRIVATE | general::MAP_ANONYMOUS | general::MAP_NORESERVE;
-    // SAFETY: no address is asked for, so nothing is replaced.
-    let address = unsafe { syscall(general::__NR_mmap, [0, size, access as usize, kind as usize, usize::MAX, 0]) }?;
-    // SAFETY: the kernel has just mapped so many bytes there, zeroed, for us alone.
-    Ok(unsafe { slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address), size) })
-}
-
-/// Maps pages for reading before their first use, all at once: `MADV_POPULATE_READ` of [`madvise(2)`]. What cannot be mapped waits for
-/// its use, and before Linux 5.14 all does. `begin` is at the boundary of a page.
-///
-/// [`madvise(2)`]: https://man7.org/linux/man-pages/man2/madvise.2.html
-pub fn map_for_reading(begin: usize, size: usize) {
-    // SAFETY: what a page holds does not change; memory that is not ours is an error.
-    let _ = unsafe { advise(begin, size, general::MADV_POPULATE_READ) };
-}
-
-/// The same for writing: `MADV_POPULATE_WRITE`.
-pub fn map_for_writing(begin: usize, size: usize) {
-    // SAFETY: as above.
-    let _ = unsafe { advise(begin, size, general::MADV_POPULATE_WRITE) };
-}
-
-/// Unmaps pages of a file until they are used again: `MADV_DONTNEED`.
-///
-/// # Safety
-/// Nobody can have written to them, so that they are in the file as they were in memory.
-pub unsafe fn unmap_until_used(begin: usize, size: usize) {
-    // SAFETY: the caller's promise.
-    let _ = unsafe { advise(begin, size, general::MADV_DONTNEED) };
-}
-
-/// # Safety
-/// What the pages hold is not needed any more, or the advice leaves it.
-unsafe fn advise(begin: usize, size: usize, advice: u32) -> Result<usize> {
-    // SAFETY: the caller's promise is passed on.
-    unsafe { syscall(general::__NR_madvise, [begin, size, advice as usize, 0, 0, 0]) }
-}
-
-/// Where the heap ends: [`brk(2)`].
-///
-/// [`brk(2)`]: https://man7.org/linux/man-pages/man2/brk.2.html
-pub fn end_of_heap() -> usize {
-    // SAFETY: zero is no address that the break can be moved to, so it stays.
-    unsafe { syscall(general::__NR_brk, [0; 6]) }.unwrap_or(0)
 }
 
 /// The number of the terminal that a descriptor leads to, the same whether it was opened by its name or as `/dev/tty`:

@@ -302,11 +302,11 @@ def test_the_builds_own_shell_is_taken_if_it_can_edit_lines(caller, interactive_
 
 
 def test_a_bash_of_the_hosts_store_is_taken_if_the_builds_cannot(caller, interactive_bash):
-    """For the session alone: what runs in it is told of the build's own."""
+    """For the session alone: what runs in it is told of the build's own. A store that has been used for a while has others as well."""
     with session(caller, package="plain-shell") as terminal:
-        terminal.wait_for(f"nix-build-shell: not part of the build: {interactive_bash}\r")
+        terminal.wait_for("nix-build-shell: not part of the build: /nix/store/[^\r]*-bash-interactive-5\r")
         terminal.wait_for(PROMPT.format("plain-shell:buildPhase", "/build/greeting"))
-        assert answer(terminal, "echo $BASH") == f"{interactive_bash}/bin/bash\n"
+        assert answer(terminal, "echo $BASH").endswith("-bash-interactive-5/bin/bash\n")
         assert answer(terminal, "echo ${SHELL##*-}; type -t runPhase bind") == "bash/bin/bash\nfunction\nbuiltin\n"
         assert "plain-bash" in answer(terminal, "echo $SHELL")
         leave(terminal)
@@ -456,7 +456,7 @@ def test_with_sudo_no_link_of_the_users_leads_root_elsewhere(session_with_sudo, 
     subprocess.run(["chown", "-R", f"{USER}:{USER}", home], check=True)
     (home / link).symlink_to(target)
     with start() as terminal:
-        terminal.wait_for("what you type is not kept for the next session: [^\r]* belongs to somebody else")
+        terminal.wait_for("what you type is not kept for the next session: [^\r]*(belongs to somebody else|Permission denied)")
         terminal.wait_for(r"\$ ")
         leave(terminal)
     assert not list(target.iterdir())

@@ -98,9 +98,6 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let is_ordinary = !options.dry_run && options.keep_session.is_none();
     let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
-    if !is_ordinary {
-        sandbox::give_up_head_start();
-    }
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;

@@ -88,8 +88,6 @@ impl Namespaces {
     pub const NETWORK: Self = Self(general::CLONE_NEWNET);
     /// Those whose content is settled when the sandbox's first process is created: it, the mounts, and the cgroup that is the root.
     pub const OF_PROCESS: Self = Self(general::CLONE_NEWPID | general::CLONE_NEWNS | general::CLONE_NEWCGROUP);
-    /// Those that another process can make for the first one of a sandbox, which is then created in them.
-    pub const MADE_AHEAD: Self = Self(general::CLONE_NEWIPC | general::CLONE_NEWUTS | general::CLONE_NEWNET);
 
     /// Those of `self` that are not in `others`.
     pub const fn without(self, others: Self) -> Self {

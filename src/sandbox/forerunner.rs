@@ -14,12 +14,12 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, getpid, getppid};
-use rustix::thread::futex;
+use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::child::{self, FAILED, Task};
 use super::clone3::{self, Child};
 use super::message::{Message, send_with};
-use super::{head_start, loopback, refusal};
+use super::{loopback, refusal};
 use crate::descriptor_limit::DescriptorLimit;
 use crate::plan::Namespaces;
 use crate::sys;
@@ -41,6 +41,7 @@ struct Orders {
     parent: Option<Pid>,
     namespaces: Namespaces,
     first: First,
+    cores: Option<Cores>,
     channel: RawFd,
     network: RawFd,
     /// One as soon as `task` holds the child's.
@@ -83,6 +84,7 @@ impl Forerunner {
             parent: Some(getpid()),
             namespaces,
             first,
+            cores: Cores::here(),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
             is_published: AtomicU32::new(0),
@@ -91,23 +93,16 @@ impl Forerunner {
             child_pidfd: AtomicI32::new(-1),
             refused_cgroup: AtomicI32::new(0),
         });
+        let mut stack = vec![0; STACK];
         let argument = (&raw mut *orders).cast();
-        let mut stack = Vec::new();
-        let process =
-            if let Some(process) = (first == First::Namespaces).then(|| head_start::take(namespaces)).flatten() {
-                // SAFETY: as below; it has a stack.
-                unsafe { head_start::order(go_on, argument) };
-                process
-            } else {
-                stack = vec![0; STACK];
-                // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
-                // the forerunner has been reaped; moving the boxes does not move them.
-                let process = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) }
-                    .map_err(refusal::of_namespaces)?;
-                // A new process begins in the queue of its parent's core, and the scheduler leaves both there, one after the other.
-                sys::leave_core();
-                process
-            };
+        // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
+        // the forerunner has been reaped; moving the boxes does not move them.
+        let process = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) }
+            .map_err(refusal::of_namespaces)?;
+        if let Some(cores) = &orders.cores {
+            // A new process begins in the queue of its parent's core, and the scheduler leaves both there, one after the other.
+            cores.leave();
+        }
         let network = Some(Network { from_forerunner, to_child });
         Ok(Self { process, is_reaped: false, orders, task: None, _stack: stack, network })
     }
@@ -165,23 +160,36 @@ impl Drop for Forerunner {
     }
 }
 
+/// The cores that a process may run on.
+struct Cores {
+    allowed: CpuSet,
+}
+
+impl Cores {
+    /// Nothing where there is only one.
+    fn here() -> Option<Self> {
+        // What finds this number is looked up at the first call, which must not be the forerunner's.
+        sched_getcpu();
+        let allowed = sched_getaffinity(None).ok()?;
+        (allowed.count() > 1).then_some(Self { allowed })
+    }
+
+    /// Moves the calling process to another core, and lets it run on all of them again.
+    fn leave(&self) {
+        let mut others = self.allowed;
+        others.unset(sched_getcpu());
+        // Where it must not, all goes on as before, one after the other.
+        if sched_setaffinity(None, &others).is_ok() {
+            let _ = sched_setaffinity(None, &self.allowed);
+        }
+    }
+}
+
 /// The forerunner's first and only function; `argument` points to its [`Orders`].
 extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the parent keeps the orders until this process has been reaped, and of what it writes there all is atomic.
     let orders = unsafe { &*argument.cast::<Orders>() };
-    end(orders, run(orders))
-}
-
-/// The function of a forerunner that had a [head start](head_start), from its orders on; `argument` points to them.
-extern "C" fn go_on(argument: *mut c_void) -> ! {
-    // SAFETY: as in `main`.
-    let orders = unsafe { &*argument.cast::<Orders>() };
-    let made = head_start::refusal().map_err(Message::NoNamespaces);
-    end(orders, made.and_then(|()| create_sandbox_in_namespaces(orders)))
-}
-
-fn end(orders: &Orders, outcome: std::result::Result<(), Message>) -> ! {
-    let Err(message) = outcome else { sys::exit(0) };
+    let Err(message) = run(orders) else { sys::exit(0) };
     // SAFETY: the parent keeps the channel open until this process has been reaped.
     let channel = unsafe { BorrowedFd::borrow_raw(orders.channel) };
     child::tell(channel, message);
@@ -198,27 +206,24 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     match orders.first {
         First::Namespaces => {
             sys::unshare(others.without(Namespaces::OF_PROCESS)).map_err(Message::NoNamespaces)?;
-            create_sandbox_in_namespaces(orders)
+            if others.isolate_network() {
+                make_network(orders)?;
+            }
+            create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {
             create_child(orders, others.without(Namespaces::NETWORK))?;
             if others.isolate_network() {
-                // Now it is the child that begins on this core, and the parent waits.
-                sys::leave_core();
+                if let Some(cores) = &orders.cores {
+                    // Now it is the child that begins on this core, and the parent waits.
+                    cores.leave();
+                }
                 sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
                 make_network(orders)?;
             }
             Ok(())
         }
     }
-}
-
-/// The rest, where the namespaces that are not the process's own have been made.
-fn create_sandbox_in_namespaces(orders: &Orders) -> std::result::Result<(), Message> {
-    if orders.namespaces.isolate_network() {
-        make_network(orders)?;
-    }
-    create_child(orders, Namespaces::OF_PROCESS)
 }
 
 /// Brings `lo` up in the new network namespace, and hands the namespace over.

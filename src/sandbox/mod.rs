@@ -5,7 +5,6 @@ mod cgroup;
 mod child;
 pub mod clone3;
 mod forerunner;
-mod head_start;
 mod id_map;
 mod id_mapped_mount;
 mod init;
@@ -33,7 +32,6 @@ pub use self::cgroup::{Controllers, Usage};
 use self::child::{Descriptors, Task};
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
-pub use self::head_start::give_up as give_up_head_start;
 pub use self::id_mapped_mount::IdMappedMount;
 pub use self::join::join;
 pub(crate) use self::message::Order;
@@ -382,8 +380,6 @@ impl Sandbox {
     /// Kills every process in it, or of a sandbox that was joined the command, and waits until they have ended.
     pub fn end(&mut self) {
         if !self.reaped {
-            // The kernel is taking the namespaces down.
-            head_start::unmap_text();
             self.first.end();
             self.reaped = true;
         }

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,3 +69,8 @@ def nix_store(root, *arguments):
 
 def names(paths):
     return sorted(Path(path).name for path in paths)
+
+
+def without_choice(said):
+    """What was said, but for the choice among several derivations of one name, which a store that has been used for a while has."""
+    return re.sub("^nix-build-shell: several derivations are called .*\n", "", said, flags=re.MULTILINE)
