@@ -357,6 +357,41 @@ pub fn make_mount_read_only(target: &CStr, recursive: bool) -> Result<()> {
     Ok(())
 }
 
+/// Shows the files of the detached mount `mount` with other owners, as `user_namespace` maps them, and without set-id bits and devices;
+/// with `read_only` nothing in it can be changed: [`mount_setattr(2)`].
+///
+/// # Errors
+/// `EINVAL` where the file system has no id-mapped mounts, `EPERM` for who is not the root of its user namespace, `ENOSYS` before Linux
+/// 5.12.
+///
+/// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
+pub fn map_ids_of_mount(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<()> {
+    let access = if read_only { general::MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes = general::mount_attr {
+        attr_set: u64::from(
+            general::MOUNT_ATTR_IDMAP | general::MOUNT_ATTR_NOSUID | general::MOUNT_ATTR_NODEV | access,
+        ),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    // SAFETY: the path ends in a NUL byte and the attributes are live and of the size that is given.
+    unsafe {
+        syscall(
+            general::__NR_mount_setattr,
+            [
+                mount.as_raw_fd() as usize,
+                c"".as_ptr() as usize,
+                general::AT_EMPTY_PATH as usize,
+                &raw const attributes as usize,
+                size_of::<general::mount_attr>(),
+                0,
+            ],
+        )
+    }?;
+    Ok(())
+}
+
 /// Sets the flags (`IFF_UP` and so on) of the network interface `name`: `SIOCSIFFLAGS` of [`netdevice(7)`].
 ///
 /// # Errors
@@ -485,37 +520,6 @@ pub fn can_filter_system_calls() -> Result<()> {
     // SAFETY: the action is live and of the size that the kernel reads.
     unsafe {
         syscall(general::__NR_seccomp, [SECCOMP_GET_ACTION_AVAIL as usize, 0, &raw const action as usize, 0, 0, 0])
-    }?;
-    Ok(())
-}
-
-/// Shows the ids of a mount that is nowhere yet, as of `open_tree(2)`, as a user namespace maps them: [`mount_setattr(2)`] with
-/// `MOUNT_ATTR_IDMAP`.
-///
-/// # Errors
-/// `EINVAL` where its file system cannot do that, `EPERM` for who is not root over the file system, `ENOSYS` before Linux 5.12.
-///
-/// [`mount_setattr(2)`]: https://man7.org/linux/man-pages/man2/mount_setattr.2.html
-pub fn map_ids_of_mount(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    let attributes = general::mount_attr {
-        attr_set: u64::from(general::MOUNT_ATTR_IDMAP),
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: user_namespace.as_raw_fd() as u64,
-    };
-    // SAFETY: the path ends in a NUL byte and the attributes are live and of the size that is given.
-    unsafe {
-        syscall(
-            general::__NR_mount_setattr,
-            [
-                mount.as_raw_fd() as usize,
-                c"".as_ptr() as usize,
-                general::AT_EMPTY_PATH as usize,
-                &raw const attributes as usize,
-                size_of::<general::mount_attr>(),
-                0,
-            ],
-        )
     }?;
     Ok(())
 }

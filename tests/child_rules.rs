@@ -12,9 +12,9 @@ use nix_build_shell::caller::Caller;
 use nix_build_shell::failed_build::{EntryEnvironment, FailedBuild, Kind, Preparation, StoreView};
 use nix_build_shell::nix::Settings;
 use nix_build_shell::nix::store::Store;
-use nix_build_shell::plan::{Access, Plan, Step};
-use nix_build_shell::sandbox::{self, Groundwork};
-use nix_build_shell::scratch::{Scratch, Unreadable};
+use nix_build_shell::plan::{Access, BuildMount, KeptMount, Plan, Step};
+use nix_build_shell::sandbox::{self, Groundwork, IdMappedMount};
+use nix_build_shell::scratch::{Filling, Scratch};
 use nix_build_shell::session::{self, Signals, Terminal};
 use rustix::process::getpid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -74,11 +74,12 @@ fn main() {
     );
     the_whole_plan_is_carried_out_without_an_allocation();
     namespaces_are_made_ahead_without_an_allocation();
+    an_overlay_is_mounted_without_an_allocation();
     a_failing_step_is_reported_without_an_allocation();
     a_command_that_is_not_there_is_reported_without_an_allocation();
     a_sandbox_is_joined_without_an_allocation();
     with_a_terminal_it_needs_no_allocation_either();
-    println!("test result: ok. 5 passed; 0 failed");
+    println!("test result: ok. 7 passed; 0 failed");
 }
 
 /// A scratch directory for a build that left nothing, and the plan of its sandbox.
@@ -108,8 +109,8 @@ fn with_build_and_plan(command: &[&str], test: impl FnOnce(&FailedBuild, Plan)) 
         notes: Vec::new(),
     };
     let caller = Caller::current();
-    let scratch = Scratch::create(&env::temp_dir(), None).unwrap();
-    scratch.fill(&build, &caller, Unreadable::Fail, &|| Ok(())).unwrap();
+    let mut scratch = Scratch::create(&env::temp_dir(), None).unwrap();
+    scratch.fill(&build, &caller, &Filling::of(&|| Ok(()))).unwrap();
     let plan = Plan::new(&build, &Settings::default(), &caller, scratch.directories(), command).unwrap();
     PARENT.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
     test(&build, plan);
@@ -132,6 +133,33 @@ fn namespaces_are_made_ahead_without_an_allocation() {
     with_plan(|plan| {
         let groundwork = Groundwork::begin(plan.namespaces, plan.id_maps).unwrap();
         let status = groundwork.build(&plan).expect("the forerunner may have allocated").wait().unwrap();
+        assert_eq!(i32::from(status), RAN);
+    });
+}
+
+/// As root the lower layer is a mount with mapped owners; the file system of the temporary directory has to know of those.
+fn an_overlay_is_mounted_without_an_allocation() {
+    with_build_and_plan(&[], |build, _| {
+        let kept = tempfile::tempdir().unwrap();
+        let caller = Caller::current();
+        let mut directories = Scratch::example_directories(&env::temp_dir());
+        let scratch = tempfile::tempdir().unwrap();
+        directories.scratch = scratch.path().into();
+        for name in ["build", "work", "lower"] {
+            std::fs::create_dir(scratch.path().join(name)).unwrap();
+        }
+        directories.build = BuildMount::Overlay { lower: KeptMount::Path(kept.path().into()) };
+        let mapped = caller.is_root().then(|| {
+            std::os::unix::fs::chown(kept.path(), Some(30001), Some(30000)).unwrap();
+            let handle = std::fs::File::open(kept.path()).unwrap().into();
+            IdMappedMount::of(&handle, (30001, 30000), &caller, false).unwrap()
+        });
+        if let Some(mapped) = &mapped {
+            directories.build = BuildMount::Overlay { lower: KeptMount::IdMapped(mapped.descriptor()) };
+        }
+        let command: [&str; 0] = [];
+        let plan = Plan::new(build, &Settings::default(), &caller, &directories, &command).unwrap();
+        let status = sandbox::start(&plan).expect("the child may have allocated").wait().unwrap();
         assert_eq!(i32::from(status), RAN);
     });
 }

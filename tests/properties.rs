@@ -13,7 +13,7 @@ use nix_build_shell::failed_build::{
 };
 use nix_build_shell::nix::store::Store;
 use nix_build_shell::nix::{SandboxPath, Settings};
-use nix_build_shell::plan::{HostDirectories, IdMap, IdMaps, Plan, SANDBOX_GID, SANDBOX_UID, Step};
+use nix_build_shell::plan::{BuildMount, HostDirectories, IdMap, IdMaps, Plan, SANDBOX_GID, SANDBOX_UID, Step};
 use proptest::prelude::*;
 
 const SCRATCH: &str = "/tmp/.nix-build-shell-scratch-xxxxxxxxxxxx";
@@ -39,7 +39,7 @@ fn plan_with(host_paths: Vec<HostPath>, build_directory: &str, kind: Kind, has_n
         host_paths,
         notes: Vec::new(),
     };
-    let directories = HostDirectories { scratch: SCRATCH.into(), has_outputs: false };
+    let directories = HostDirectories { scratch: SCRATCH.into(), has_outputs: false, build: BuildMount::Copy };
     Plan::new(&build, &Settings::default(), &Caller::current(), &directories, &["true"]).ok()
 }
 

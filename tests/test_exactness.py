@@ -8,6 +8,7 @@ from support.differences import (
     DIFFERENCES,
     OWN_STORE,
     PROBES,
+    ROWS_OF_OTHER_TESTS,
     SETTINGS,
     SINGLE_USER,
     THROUGH_SUDO,
@@ -71,4 +72,4 @@ def test_all_facts_are_those_of_nixs_builder_but_for_the_ones_that_readme_names(
 
 
 def test_every_row_of_readmes_table_shows_in_a_fact():
-    assert set(rows_of_readme()) == {difference.row for difference in DIFFERENCES}
+    assert set(rows_of_readme()) == {difference.row for difference in DIFFERENCES} | ROWS_OF_OTHER_TESTS

@@ -113,7 +113,7 @@ PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
 @pytest.mark.parametrize("option, height", [("--help", 50), ("-h", 25)])
 def test_help_fits_a_screen_and_brief_help_half_of_one(user, option, height):
-    lines = PLAIN.sub("", on_terminal(user, option)).split("\r\n")
+    lines = PLAIN.sub("", on_terminal(user, option)).removesuffix("\r\n").split("\r\n")
     assert len(lines) <= height
     assert max(map(len, lines)) <= 80
     for word in ["Subcommands:", "resume", "--with", "man nix-build-shell" if option == "-h" else "Exit status"]:

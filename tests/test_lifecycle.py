@@ -15,6 +15,8 @@ from support.nix import USER
 # Busy, since a signal that comes between two looks of bash and its next wait is not handled before that wait ends.
 FOR_EVER = "while true; do :; done"
 
+# By itself what is large would be an overlay.
+COPY = ["--build-dir-mode=copy"]
 PASSED_ON = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]
 
 
@@ -177,7 +179,7 @@ def test_being_stopped_and_continued_confuses_nobody(caller):
 @pytest.mark.parametrize("name", PASSED_ON)
 def test_a_signal_while_the_directory_is_copied_stops_the_copy(caller, big_kept, name):
     number = getattr(signal, name)
-    with DirectoryWatch(caller.tmpdir) as watch, caller.start("sleep", "1000", build_dir=big_kept[caller.name]) as running:
+    with DirectoryWatch(caller.tmpdir) as watch, caller.start("sleep", "1000", build_dir=big_kept[caller.name], options=COPY) as running:
         watch.await_entry()
         running.signal(number)
         assert running.end() == 128 + number
@@ -248,7 +250,7 @@ def test_when_we_die_before_the_first_process_has_asked_to_die_with_us_it_ends_t
 
 
 def test_a_kill_while_the_directory_is_copied_leaves_what_a_later_run_removes(caller, big_kept):
-    with DirectoryWatch(caller.tmpdir) as watch, caller.start("true", build_dir=big_kept[caller.name]) as running:
+    with DirectoryWatch(caller.tmpdir) as watch, caller.start("true", build_dir=big_kept[caller.name], options=COPY) as running:
         name = watch.await_entry()
         running.kill()
     assert [path.name for path in scratch_directories(caller.tmpdir)] == [name]

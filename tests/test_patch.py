@@ -362,10 +362,11 @@ OLD_TIMES = """
 DIRECTORY_WITH_OLD_TIMES = "mv sub/deeper moved/; ln -s ../moved/deeper sub/deeper"
 
 
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
 @pytest.mark.parametrize(("tool", "script"), [("patch", OLD_TIMES), ("git", OLD_TIMES + DIRECTORY_WITH_OLD_TIMES)], ids=["patch", "git"])
-def test_what_came_from_the_source_with_its_old_time_is_in_the_patch(caller, state, odd, tool, script):
+def test_what_came_from_the_source_with_its_old_time_is_in_the_patch(caller, state, odd, tool, script, mode):
     source, kept = odd
-    result = session_of(caller, script, own_copy(caller, kept))
+    result = session_of(caller, script, own_copy(caller, kept), options=["--build-dir-mode", mode])
     expected = caller.workspace / "expected"
     subprocess.run(["cp", "-a", source, expected], check=True)
     subprocess.run(["bash", "-ec", script], cwd=expected, check=True, env={"PATH": os.defpath, "LC_ALL": "C"})

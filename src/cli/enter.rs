@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::build;
+use super::build_dir::Filled;
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::tell_usage;
@@ -19,9 +20,9 @@ use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_session::{self, Held, SessionName, Sessions};
 use crate::nix::Settings;
-use crate::plan::{BUILD, IdMaps, Plan};
+use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
-use crate::scratch::Scratch;
+use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 
 /// Which build to enter, and what to run there.
@@ -115,7 +116,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let session = interactive.as_ref().map(|interactive| interactive.session.clone());
     let scratch_parent = Scratch::default_parent();
     let terminal = Terminal::of_caller();
-    let plan_in = |directories| {
+    let plan_in = |directories: &HostDirectories| {
         let plan = match &session {
             Some(session) => Plan::for_session(&build, &settings, &caller, directories, session),
             None => Plan::new(&build, &settings, &caller, directories, &command),
@@ -124,12 +125,17 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         plan.limited(&options.sandbox.limits.limits(), &caller)
     };
     if options.dry_run {
-        let directories = match &options.keep_session {
+        let mut directories = match &options.keep_session {
             Some(name) => kept_session::example_directories(&caller, name)?,
             None => Scratch::example_directories(&scratch_parent),
         };
+        let (mode, kept) = (options.sandbox.build_dir_mode, build.kept.as_ref());
+        let (made, mount) = Scratch::expected_build(mode, kept, &caller)?;
+        if options.keep_session.is_none() {
+            directories.build = mount;
+        }
         let plan = plan_in(&directories)?;
-        print_dry_run(&build, &plan, &directories.scratch).context("cannot print the plan")?;
+        print_dry_run(&build, made, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
     let kept_directory = build.kept.as_ref().map(|kept| kept.directory.as_path());
@@ -140,14 +146,15 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, &build, &caller)?;
     }
-    let unreadable = options.sandbox.unreadable(&build);
-    let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
-    let patch = match &options.keep_session {
+    let check_interrupt = || signals.check_interrupt();
+    let filling = options.sandbox.filling(&build, &check_interrupt);
+    let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
+    let mut patch = match &options.keep_session {
         Some(_) => None,
         None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
     let plan = plan_in(scratch.directories())?;
-    options.sandbox.tell(&build, &copied, &plan);
+    options.sandbox.tell(&build, &filled, &plan);
     if interactive.is_some() {
         show_header(&build, log.as_ref(), options.keep_session.as_ref());
     }
@@ -159,8 +166,18 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
             scratch.stay();
             (sandbox, Some(held))
         }
-        (None, Some(groundwork)) => (groundwork?.build(&plan)?, None),
-        (None, None) => (sandbox::start(&plan)?, None),
+        (None, groundwork) => {
+            match groundwork.map_or_else(|| sandbox::start(&plan), |groundwork| groundwork?.build(&plan)) {
+                Ok(sandbox) => (sandbox, None),
+                Err(error) => {
+                    filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
+                    if let Some(patch) = &mut patch {
+                        patch.look_again(&scratch)?;
+                    }
+                    (sandbox::start(&plan_in(scratch.directories())?)?, None)
+                }
+            }
+        }
     };
     let limits = &options.sandbox.limits;
     let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
@@ -194,12 +211,21 @@ impl Options {
     }
 }
 
-/// Prints what would be done: what is copied, then the plan.
-fn print_dry_run(build: &FailedBuild, plan: &Plan, scratch: &Path) -> io::Result<()> {
+/// Prints what would be done: what the build directory is made of, then the plan.
+fn print_dry_run(build: &FailedBuild, made: Made, plan: &Plan, scratch: &Path) -> io::Result<()> {
     let copy = scratch.join(BUILD);
+    let copy = copy.display();
     let text = match &build.kept {
-        Some(kept) => format!("copy {} to {}\n{plan}", kept.directory.display(), copy.display()),
-        None => format!("make the empty directory {}\n{plan}", copy.display()),
+        Some(kept) => {
+            let kept = kept.directory.display();
+            match made {
+                Made::Copy => format!("copy {kept} to {copy}\n{plan}"),
+                Made::SharedCopy => format!("copy {kept} to {copy}, with shared blocks\n{plan}"),
+                Made::Overlay { .. } => format!("lay the empty directory {copy} over {kept}\n{plan}"),
+                Made::InPlace => format!("change {kept} itself\n{plan}"),
+            }
+        }
+        None => format!("make the empty directory {copy}\n{plan}"),
     };
     let lines: String = text.lines().map(|line| printable(line) + "\n").collect();
     print(&lines)

@@ -2,6 +2,7 @@
 
 mod ask;
 mod build;
+mod build_dir;
 mod check_system;
 mod completion;
 mod enter;
@@ -39,8 +40,7 @@ nix-build-shell [OPTIONS] [BUILD_DIR [COMMAND [ARG]...]]
        nix-build-shell SUBCOMMAND [OPTIONS] [ARG]...";
 
 const AFTER_HELP: &str = "\
-Options stand before BUILD_DIR, which is never changed: the sandbox has a copy.
-Exit status: the command's; 128+n for the signal n; 125 for no sandbox.";
+Options stand before BUILD_DIR. Exit status: the command's, 128+signal, or 125.";
 
 const ABOUT: &str = "Open the sandbox of a failed Nix build";
 

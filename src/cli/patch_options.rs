@@ -53,7 +53,13 @@ pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch) {
         }
         Err(error) => {
             say_error(&error.context("there is no patch of your changes"));
+            let is_overlay = scratch.is_overlay();
             match scratch.keep() {
+                Ok(kept) if is_overlay => say(format_args!(
+                    "your changes are in {}, the upper layer of the overlay: what you have removed is a device there; remove it when you \
+                     have them",
+                    kept.display()
+                )),
                 Ok(kept) => say(format_args!("your changes are in {}; remove it when you have them", kept.display())),
                 Err(error) => say_error(&error),
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::build_dir::Filled;
 use super::interactive::{Failure, Interactive, is_at_terminal};
 use super::limit_options::tell_usage;
 use super::sandbox_options::SandboxOptions;
@@ -19,9 +20,9 @@ use crate::kept_session::{Held, SessionName, Sessions};
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
 use crate::phases::Work;
-use crate::plan::{self, BUILD, Plan};
+use crate::plan::{self, Plan};
 use crate::sandbox;
-use crate::scratch::{CopySummary, PHASE_NOTE, Scratch};
+use crate::scratch::{PHASE_NOTE, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::shell_script::{self, Phases};
 use crate::start_of_phase::{directory_of, outputs_of_last_phase};
@@ -117,17 +118,27 @@ pub fn run(options: &Options) -> Result<u8> {
         None => Scratch::create(&Scratch::default_parent(), kept_directory)?,
     };
     scratch.keep_outputs();
-    let unreadable = options.sandbox.unreadable(&build);
-    let copied = scratch.fill(&build, &caller, unreadable, &|| signals.check_interrupt())?;
+    let check_interrupt = || signals.check_interrupt();
+    let filling = options.sandbox.filling(&build, &check_interrupt);
+    let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
     let note = options.shell_on_failure.then(|| build.build_directory.join(PHASE_NOTE));
     let command = command(&build, &task, note.as_deref())?;
-    let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
-    let plan = plan.executed(None, options.sandbox.as_pid_1).limited(&options.sandbox.limits.limits(), &caller)?;
-    options.sandbox.tell(&build, &copied, &plan);
+    let plan_in = |scratch: &Scratch| {
+        let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
+        plan.executed(None, options.sandbox.as_pid_1).limited(&options.sandbox.limits.limits(), &caller)
+    };
+    let plan = plan_in(&scratch)?;
+    options.sandbox.tell(&build, &filled, &plan);
     let mut run = Run { options, build: &build, settings: &settings, caller: &caller, signals: &signals, held: None };
     // It reads nothing, so it wants no terminal of its own.
-    let status = run.carry_out(&plan, None, &mut scratch, None)?;
-    let failed_phase = scratch.take_phase_note();
+    let status = match run.carry_out(&plan, None, &mut scratch, None) {
+        Err(error) => {
+            filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
+            run.carry_out(&plan_in(&scratch)?, None, &mut scratch, None)?
+        }
+        status => status?,
+    };
+    let failed_phase = scratch.take_phase_note(build.kept.as_ref());
     let status = match status {
         0 => tell_success(&build, &task, &scratch),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
@@ -299,7 +310,7 @@ impl Run<'_> {
     /// around the same copy and the same outputs.
     fn open_shell(&mut self, scratch: &mut Scratch, failure: &Failure) -> Result<()> {
         let Self { options, build, settings, caller, .. } = *self;
-        let copy = scratch.directories().scratch.join(BUILD);
+        let copy = scratch.prepare_again(build.kept.as_ref(), caller)?;
         let derivation = build.derivation.as_ref().map(|derivation| derivation.path.clone());
         let wishes = Wishes { derivation, like: Some(build.kind), ..options.sandbox.wishes() };
         let mut left = FailedBuild::open(&copy, &wishes, settings)?;
@@ -325,7 +336,7 @@ impl Run<'_> {
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
         let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
-        options.sandbox.tell(&left, &CopySummary::default(), &plan);
+        options.sandbox.tell(&left, &Filled::default(), &plan);
         self.carry_out(&plan, terminal, scratch, session)?;
         if let Some(interactive) = &interactive {
             interactive.keep_history(scratch, caller);

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::build_dir::Filled;
 use super::limit_options::{LimitOptions, tell_limits};
 use super::say::say;
 use crate::failed_build::{FailedBuild, Kind, StoreExtent, Wishes};
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::plan::{Namespaces, Plan};
-use crate::scratch::{CopySummary, Unreadable};
+use crate::scratch::{BuildDirMode, CopySummary, Made, Unreadable};
 
 /// What these options stand below in help texts.
 pub(super) const SANDBOX: &str = "Sandbox";
@@ -51,6 +52,17 @@ pub struct SandboxOptions {
     /// The derivation, where it is not found out
     #[arg(long, value_name = "DRV", hide_short_help = true)]
     pub derivation: Option<PathBuf>,
+
+    /// Make /build a copy, an overlay, or in-place
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true
+    )]
+    pub build_dir_mode: BuildDirMode,
 
     /// Leave out files that you may not read
     #[arg(long, hide_short_help = true)]
@@ -103,7 +115,7 @@ impl SandboxOptions {
     }
 
     /// Says what was found out and copied and what comes next, as far as the caller wants or has to know it.
-    pub fn tell(&self, build: &FailedBuild, copied: &CopySummary, plan: &Plan) {
+    pub fn tell(&self, build: &FailedBuild, filled: &Filled, plan: &Plan) {
         let directory = build.name().display();
         let build_top = build.kept.as_ref().and_then(KeptBuild::build_top);
         if let Some(top) = build_top.filter(|top| *top != build.build_directory) {
@@ -113,7 +125,8 @@ impl SandboxOptions {
         build.notes.iter().for_each(say);
         build.additions.sentence().iter().for_each(say);
         tell_limits(plan);
-        let CopySummary { entries, bytes, left_out } = copied;
+        filled.tell(build);
+        let CopySummary { entries, bytes, left_out } = &filled.copied;
         if *left_out > 0 {
             let (files, they) = if *left_out == 1 { ("file", "it") } else { ("files", "they") };
             say(format_args!(
@@ -124,7 +137,9 @@ impl SandboxOptions {
             if let Some(derivation) = &build.derivation {
                 say(format_args!("the derivation is {}", derivation.path.display()));
             }
-            say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
+            if let Made::Copy | Made::SharedCopy = filled.made {
+                say(format_args!("copied {directory}: {entries} entries, {bytes} bytes"));
+            }
             plan.to_string().lines().for_each(say);
         }
     }

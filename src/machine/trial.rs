@@ -63,7 +63,7 @@ impl<'a> Trial<'a> {
             }
             Err(error) => {
                 let words = in_words(&error);
-                // Of the sentence only what the kernel said: nobody needs to do anything about it.
+                // Of the sentence only what the kernel said: large build directories are copied then.
                 let answer = words.split(": ").nth(1).unwrap_or(&words).to_owned();
                 Fact::dispensable("overlayfs", format!("not in a user namespace on {}: {answer}", shown(parent)))
             }
@@ -73,11 +73,12 @@ impl<'a> Trial<'a> {
     /// Those of the file system of `TMPDIR`, by a user namespace such as a sandbox has.
     pub(super) fn id_mapped_mounts(&self, parent: &Path) -> Result<Fact> {
         const SUBJECT: &str = "idmapped mounts";
+        const WITHOUT: &str = "a build user's large directory is copied";
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = match open_tree(CWD, self.scratch.path(), flags) {
             Ok(tree) => tree,
             Err(errno) => {
-                return Ok(Fact::dispensable(SUBJECT, format!("not for you: {}; nothing here needs one", said(errno))));
+                return Ok(Fact::dispensable(SUBJECT, format!("not for you: {}; {WITHOUT}", said(errno))));
             }
         };
         let plan = self.small_plan("idmapped", None)?;
@@ -85,7 +86,7 @@ impl<'a> Trial<'a> {
         let tried = sandbox::start_joinable(&plan, |sandbox| {
             let namespace =
                 sandbox.namespaces().and_then(NamespaceHandles::user).context("it has no user namespace")?;
-            answer = Some(sys::map_ids_of_mount(tree.as_fd(), namespace));
+            answer = Some(sys::map_ids_of_mount(tree.as_fd(), namespace, false));
             Ok(())
         });
         if let Ok((mut sandbox, ())) = tried {
@@ -95,7 +96,7 @@ impl<'a> Trial<'a> {
             Some(Ok(())) => Fact::there(SUBJECT, format!("of the file system of {}", shown(parent))),
             Some(Err(errno)) => Fact::dispensable(
                 SUBJECT,
-                format!("not of the file system of {}: {}; nothing here needs one", shown(parent), said(errno)),
+                format!("not of the file system of {}: {}; {WITHOUT}", shown(parent), said(errno)),
             ),
             None => Fact::dispensable(SUBJECT, "without a user namespace there are none"),
         })

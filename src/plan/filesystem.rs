@@ -1,6 +1,6 @@
 //! The steps that make the sandbox's root file system and move into it.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -9,7 +9,10 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 
 use super::entry::{Entry, SESSION_DIRECTORY, SESSION_SCRIPT, SESSION_STATE, session_script};
 use super::root::{Place, Root, below_root, parents};
-use super::{Access, BUILD, HostDirectories, SESSION, Step, c_string, etc_files, host_paths, store_view};
+use super::{
+    Access, BUILD, BuildMount, HostDirectories, KeptMount, OVERLAY_LOWER, OVERLAY_WORK, SESSION, Step, c_string,
+    etc_files, host_paths, store_view,
+};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Kind};
 use crate::nix::{Settings, TmpfsSize};
@@ -66,7 +69,7 @@ pub(super) fn add_steps(
         root.standard_directory(parent)?;
     }
     root.directory(build_directory, 0o700)?;
-    root.bind(Path::new(BUILD), build_directory, Access::ReadWrite)?;
+    mount_build(&mut root, &directories.build, build_directory)?;
     if let Entry::Session(session) = entry {
         let directory = below_root(Path::new(SESSION_DIRECTORY));
         let state = directory.join(SESSION_STATE);
@@ -109,6 +112,41 @@ pub(super) fn add_steps(
     }
     root.push(Step::PivotRoot);
     Ok(())
+}
+
+/// Mounts the build directory, while the scratch directory is the working directory.
+fn mount_build(root: &mut Root<'_>, build: &BuildMount, target: &Path) -> Result<()> {
+    match build {
+        BuildMount::Copy => root.bind(Path::new(BUILD), target, Access::ReadWrite),
+        BuildMount::InPlace(KeptMount::Path(path)) => root.bind(path, target, Access::ReadWrite),
+        BuildMount::InPlace(KeptMount::IdMapped(descriptor)) => root.attach(*descriptor, target),
+        BuildMount::Overlay { lower: KeptMount::Path(path) } => {
+            root.mount_bytes("overlay", target, overlay_options(path)?)
+        }
+        BuildMount::Overlay { lower: KeptMount::IdMapped(descriptor) } => {
+            let lower = Path::new(OVERLAY_LOWER);
+            root.push(Step::AttachMount { descriptor: *descriptor, target: c_string(lower.as_os_str())? });
+            root.mount_bytes("overlay", target, overlay_options(lower)?)
+        }
+    }
+}
+
+/// The options of an overlay, as [`overlayfs`] explains them: `userxattr` is for who is not the host's root, `index=off` lets the same
+/// upper layer be used again, and nothing has to reach a disk, since all of it goes with the sandbox. Directories of the lower layer
+/// cannot be renamed: the kernel allows `redirect_dir` to the host's root only.
+///
+/// [`overlayfs`]: https://docs.kernel.org/filesystems/overlayfs.html
+fn overlay_options(lower: &Path) -> Result<CString> {
+    let mut options = b"userxattr,index=off,volatile,upperdir=".to_vec();
+    options.extend_from_slice(format!("{BUILD},workdir={OVERLAY_WORK},lowerdir=").as_bytes());
+    for byte in lower.as_os_str().as_bytes() {
+        // Between options stand commas, and between lower layers colons.
+        if matches!(byte, b'\\' | b',' | b':') {
+            options.push(b'\\');
+        }
+        options.push(*byte);
+    }
+    Ok(CString::new(options)?)
 }
 
 fn add_devices(root: &mut Root<'_>, build: &FailedBuild, settings: &Settings, caller: &Caller) -> Result<()> {

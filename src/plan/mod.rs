@@ -13,6 +13,7 @@ mod store_view;
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -37,6 +38,10 @@ pub const SANDBOX_GID: u32 = 100;
 
 /// The copy of the kept build directory in a scratch directory.
 pub const BUILD: &str = "build";
+/// Beside it, where that is the upper layer of an overlay: what the kernel needs for its work.
+pub const OVERLAY_WORK: &str = "work";
+/// Beside them: where the lower layer is mounted, if it has no path of its own.
+pub const OVERLAY_LOWER: &str = "lower";
 /// Beside it, if the build left something of its outputs: copies of that, in what becomes the sandbox's store.
 pub const OUTPUTS: &str = "outputs";
 /// Beside them, for a session: a directory of its own, which can be written to.
@@ -180,6 +185,32 @@ pub struct HostDirectories {
     pub scratch: PathBuf,
     /// Whether [`OUTPUTS`] is there although nothing is copied into it: then what is built outlives the sandbox.
     pub has_outputs: bool,
+    /// What the build directory is made of.
+    pub build: BuildMount,
+}
+
+/// What is mounted as the build directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BuildMount {
+    /// The copy: [`BUILD`].
+    #[default]
+    Copy,
+    /// An overlay, whose upper layer is [`BUILD`].
+    Overlay {
+        /// Its lower layer.
+        lower: KeptMount,
+    },
+    /// The kept directory itself.
+    InPlace(KeptMount),
+}
+
+/// How the child comes by the kept directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptMount {
+    /// By its absolute path.
+    Path(PathBuf),
+    /// As a detached mount with the owner's ids mapped, which the parent has open.
+    IdMapped(RawFd),
 }
 
 impl Plan {

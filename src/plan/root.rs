@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -97,9 +98,20 @@ impl<'a> Root<'a> {
     }
 
     pub fn mount(&mut self, kind: &str, target: &Path, options: &str) -> Result<()> {
-        let (kind, options) = (CString::new(kind)?, CString::new(options)?);
+        self.mount_bytes(kind, target, CString::new(options)?)
+    }
+
+    /// The same with options that hold a path.
+    pub fn mount_bytes(&mut self, kind: &str, target: &Path, options: CString) -> Result<()> {
         let target = self.called(target)?;
-        self.push(Step::Mount { kind, target, options });
+        self.push(Step::Mount { kind: CString::new(kind)?, target, options });
+        Ok(())
+    }
+
+    /// Attaches a mount that the parent has made.
+    pub fn attach(&mut self, descriptor: RawFd, target: &Path) -> Result<()> {
+        let target = self.called(target)?;
+        self.push(Step::AttachMount { descriptor, target });
         Ok(())
     }
 

@@ -84,6 +84,13 @@ pub enum Step {
         /// Read-only takes the mounts below it along.
         access: Access,
     },
+    /// Attach a mount that the parent has made: `move_mount`.
+    AttachMount {
+        /// The mount, which the parent has open.
+        descriptor: RawFd,
+        /// Where.
+        target: CString,
+    },
     /// Make a directory.
     MakeDirectory {
         /// Where.
@@ -180,6 +187,9 @@ impl fmt::Display for Step {
                     Access::ReadWrite => write!(f, ", writable"),
                     Access::AsSource => Ok(()),
                 }
+            }
+            Self::AttachMount { target, .. } => {
+                write!(f, "mount the kept directory, with its owner's files as the builder's, on {}", inside(target))
             }
             Self::MakeDirectory { path, mode } => {
                 write!(f, "make the directory {} (mode {mode:04o})", inside(path))

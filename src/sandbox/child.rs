@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
-use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{self, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::pty::{self, OpenptFlags};
@@ -215,6 +215,12 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
             mount::mount(kind, target, kind, MountFlags::empty(), options.as_c_str())
         }
         Step::Bind { source, target, recursive, access } => bind(source, target, *recursive, *access),
+        Step::AttachMount { descriptor, target } => {
+            // SAFETY: the parent, whose descriptors this process has, keeps it open.
+            let mount = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            mount::move_mount(mount, c"", CWD, target.as_c_str(), flags)
+        }
         Step::MakeDirectory { path, mode } => rustix::fs::mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode)),
         Step::MakeFile { path, mode, content } => make_file(path, Mode::from_raw_mode(*mode), content),
         Step::MakeSymlink { link, path } => rustix::fs::symlinkat(link.as_c_str(), CWD, path.as_c_str()),

@@ -10,8 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicI32;
 
 use linux_raw_sys::general::{self, clone_args};
+use rustix::event::pause;
 use rustix::io::{Result, retry_on_intr};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, chdir, pidfd_send_signal, setpgid, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, chdir, getpid, getppid, pidfd_send_signal,
+    set_parent_process_death_signal, setpgid, waitid,
+};
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 
 use crate::plan::Namespaces;
@@ -71,6 +75,27 @@ pub unsafe fn spawn_in(
     // SAFETY: the kernel stored a new descriptor there, for us alone.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })
+}
+
+/// Creates a child in new namespaces that does nothing until it is ended: somebody to hold them for a moment.
+///
+/// # Errors
+/// As of [`spawn_in`].
+pub(crate) fn spawn_idle(namespaces: Namespaces) -> Result<Child> {
+    let mut parent = getpid();
+    // SAFETY: `idle` makes system calls only, and reads its own copy of the number.
+    unsafe { spawn_in(namespaces, idle, (&raw mut parent).cast()) }
+}
+
+extern "C" fn idle(parent: *mut c_void) -> ! {
+    // SAFETY: `spawn_idle` passed it, and it lives on in this process's copy of the memory.
+    let parent = unsafe { *parent.cast::<Pid>() };
+    if set_parent_process_death_signal(Some(Signal::KILL)).is_err() || getppid() != Some(parent) {
+        sys::exit(1);
+    }
+    loop {
+        pause();
+    }
 }
 
 /// Creates a child in new namespaces that shares this process's memory and descriptors and runs `main` on `stack`, at the same time

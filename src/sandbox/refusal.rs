@@ -8,7 +8,28 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::message::{Message, Report};
-use crate::plan::{Namespaces, OwnCgroup, Plan, Step};
+use crate::plan::{Namespaces, OVERLAY_LOWER, OwnCgroup, Plan, Step};
+
+/// There is no sandbox since its overlay cannot be mounted: in a sentence. A copy would do.
+#[derive(Debug)]
+pub struct NoOverlay(String);
+
+impl std::fmt::Display for NoOverlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoOverlay {}
+
+/// Whether a step belongs to the overlay that a copy could take the place of.
+fn is_of_overlay(step: &Step) -> bool {
+    match step {
+        Step::Mount { kind, .. } => kind.as_bytes() == b"overlay",
+        Step::AttachMount { target, .. } => target.as_bytes() == OVERLAY_LOWER.as_bytes(),
+        _ => false,
+    }
+}
 
 /// Why the namespaces could not be created.
 pub(super) fn of_namespaces(errno: Errno) -> Error {
@@ -120,6 +141,13 @@ impl Machine<'_> {
                 "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
             }
             _ if may_not && self.apparmor_forbids() => APPARMOR,
+            (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"overlay" => {
+                "the kernel was built without overlays; --build-dir-mode=copy does without"
+            }
+            _ if is_of_overlay(step) => {
+                "neither the kernel nor the file systems of the two directories may be fit for it; --build-dir-mode=copy does \
+                 without, or set TMPDIR to a directory on another file system"
+            }
             (Step::JoinNetwork, Errno::PIPE) => "the process that makes it was killed",
             (Step::Bind { .. }, Errno::NOENT) => "the host has no such file",
             (Step::Bind { .. }, Errno::NOSYS) => "the kernel has no mount_setattr: Linux 5.10 or newer is needed",
@@ -138,7 +166,8 @@ impl Machine<'_> {
             _ if may_not && self.is_confined() => CONFINED,
             _ => "«--dry-run» shows the step among the others",
         };
-        anyhow!("cannot {step}: {errno}: {cause}")
+        let sentence = anyhow!("cannot {step}: {errno}: {cause}");
+        if is_of_overlay(step) { Error::new(NoOverlay(sentence.to_string())) } else { sentence }
     }
 
     fn apparmor_forbids(&self) -> bool {

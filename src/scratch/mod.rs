@@ -3,10 +3,11 @@
 //! A scratch directory is locked for as long as the program that made it lives, so that a later run can tell one that a SIGKILL
 //! left behind from one in use.
 
+mod build_dir_mode;
 mod copy;
-mod file_copy;
 mod kept;
 mod outputs;
+mod overlay;
 mod phase_note;
 #[cfg(test)]
 mod races;
@@ -20,21 +21,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatVfsMountFlags, chownat, fchmod, fchown, flock, fstat,
-    fstatvfs, mkdirat, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, StatVfsMountFlags, Uid, chownat, fchmod, fchown, flock,
+    fstat, fstatvfs, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 
+pub use self::build_dir_mode::{BuildDirMode, Made};
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
 pub use self::phase_note::PHASE_NOTE;
 pub(crate) use self::remove::{open_with_all_permissions, remove_tree};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
-use crate::nix::builder_environment::BuildFile;
-use crate::plan::{BUILD, HostDirectories, OUTPUTS, STORE_MODE};
+use crate::plan::{BUILD, BuildMount, HostDirectories, OUTPUTS, OVERLAY_WORK, STORE_MODE};
+use crate::sandbox::IdMappedMount;
 
 /// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
 const PREFIX: &str = ".nix-build-shell-scratch-";
@@ -57,6 +59,8 @@ pub struct Scratch {
     directories: HostDirectories,
     purpose: Purpose,
     stays: bool,
+    /// The kept directory as the sandbox is to see it, where its owner has to be mapped.
+    kept_mount: Option<IdMappedMount>,
     /// What the removal needs, where this process may have no more open by then.
     spare: Vec<OwnedFd>,
 }
@@ -67,6 +71,33 @@ const SPARE: usize = 4;
 /// Descriptors to be let go of where they are needed.
 fn spare(handle: &OwnedFd) -> std::io::Result<Vec<OwnedFd>> {
     (0..SPARE).map(|_| handle.try_clone()).collect()
+}
+
+/// How a scratch directory is filled.
+pub struct Filling<'a> {
+    /// How the build directory becomes writable.
+    pub mode: BuildDirMode,
+    /// What to do with a file that the caller may not read.
+    pub unreadable: Unreadable,
+    /// Whether the user wants to stop.
+    pub check_interrupt: CheckInterrupt<'a>,
+    /// Shows how far a copy is that takes time.
+    pub progress: Option<&'a dyn Progress>,
+}
+
+/// Whom the progress of a copy is told.
+pub trait Progress {
+    /// Whether anybody looks.
+    fn is_wanted(&self) -> bool;
+    /// Begins to show it for so many entries; what is returned is told how many are done.
+    fn begin(&self, entries: u64) -> Box<dyn Fn(u64)>;
+}
+
+impl<'a> Filling<'a> {
+    /// Whatever mode is best, and every file has to be readable.
+    pub fn of(check_interrupt: CheckInterrupt<'a>) -> Self {
+        Self { mode: BuildDirMode::Auto, unreadable: Unreadable::Fail, check_interrupt, progress: None }
+    }
 }
 
 /// What a scratch directory is made for.
@@ -80,7 +111,7 @@ enum Purpose {
 
 impl Purpose {
     fn directories(self, scratch: &Path) -> HostDirectories {
-        HostDirectories { scratch: scratch.to_owned(), has_outputs: self == Self::KeptSession }
+        HostDirectories { scratch: scratch.to_owned(), has_outputs: self == Self::KeptSession, build: BuildMount::Copy }
     }
 
     /// What to do where the directory cannot be used.
@@ -131,8 +162,16 @@ impl Scratch {
             let _ = std::fs::remove_dir(&path);
             anyhow!("cannot keep descriptors for the end ({error}): too many files are open, see «ulimit -n»")
         })?;
-        let scratch =
-            Self { parent, directories: purpose.directories(&path), path, handle, purpose, stays: false, spare };
+        let scratch = Self {
+            parent,
+            directories: purpose.directories(&path),
+            path,
+            handle,
+            purpose,
+            stays: false,
+            kept_mount: None,
+            spare,
+        };
         mkdirat(&scratch.handle, BUILD, Mode::RWXU).map_err(|errno| scratch.no_room_or(errno, "make a directory"))?;
         Ok(scratch)
     }
@@ -166,49 +205,23 @@ impl Scratch {
     /// Fills the scratch directory with all that the sandbox of `build` needs, and hands it over to `caller`.
     ///
     /// # Errors
-    /// The first file that cannot be copied, by name; no room; or what `check_interrupt` answers.
-    pub fn fill(
-        &self,
-        build: &FailedBuild,
-        caller: &Caller,
-        unreadable: Unreadable,
-        check_interrupt: CheckInterrupt<'_>,
-    ) -> Result<CopySummary> {
-        let copied = match &build.kept {
-            Some(kept) => self.copy_build(kept, caller, unreadable, check_interrupt)?,
-            None => CopySummary::default(),
-        };
+    /// The first file that cannot be copied, by name; no room; a mode that is not possible here; or what `check_interrupt` answers.
+    pub fn fill(&mut self, build: &FailedBuild, caller: &Caller, filling: &Filling<'_>) -> Result<(CopySummary, Made)> {
+        let (copied, made) = self.make_build(build.kept.as_ref(), caller, filling)?;
         if let StoreView::Closure { partial_outputs, .. } = &build.store_view {
-            self.copy_outputs(build.store.physical_directory(), partial_outputs, caller, check_interrupt)?;
+            self.copy_outputs(build.store.physical_directory(), partial_outputs, caller, filling.check_interrupt)?;
         }
-        self.add_build_files(&build.environment.files, caller)?;
+        self.add_build_files(build, caller)?;
         // Only now: while root copies, nobody else may reach what it copies into.
         self.hand_over(caller)?;
-        Ok(copied)
-    }
-
-    /// Copies all of `kept` into the scratch directory, for `caller`, as `cp -a` would, but owned by him.
-    ///
-    /// # Errors
-    /// The first file that cannot be copied, by name; no room; or what `check_interrupt` answers.
-    fn copy_build(
-        &self,
-        kept: &KeptBuild,
-        caller: &Caller,
-        unreadable: Unreadable,
-        check_interrupt: CheckInterrupt<'_>,
-    ) -> Result<CopySummary> {
-        let target = openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")?;
-        let source = copy::Source { path: &kept.directory, handle: &kept.handle };
-        copy::copy_tree(&source, target, caller, unreadable, check_interrupt)
-            .map_err(|failure| self.explained(failure, "write the copy of the build directory"))
+        Ok((copied, made))
     }
 
     /// Copies the entries `names` of the store directory `store`, for the caller: what a failed build left of its outputs. What
     /// he may not read is left out.
     ///
     /// # Errors
-    /// As of [`copy_build`](Self::copy_build).
+    /// As of [`fill`](Self::fill).
     fn copy_outputs(
         &self,
         store: &Path,
@@ -229,8 +242,15 @@ impl Scratch {
         // It is the sandbox's store itself.
         fchmod(&target, Mode::from_raw_mode(STORE_MODE)).map_err(|errno| self.no_room_or(errno, what))?;
         let source = copy::Source { path: store, handle: &handle };
-        copy::copy_entries(&source, names, target, caller, check_interrupt)
-            .map_err(|failure| self.explained(failure, what))?;
+        let how = copy::How {
+            caller,
+            unreadable: Unreadable::LeaveOut,
+            most_bytes: None,
+            check_interrupt,
+            progress: None,
+            scratch: &self.handle,
+        };
+        copy::copy_entries(&source, names, target, &how).map_err(|failure| self.explained(failure, what))?;
         Ok(())
     }
 
@@ -238,10 +258,27 @@ impl Scratch {
     ///
     /// # Errors
     /// No room.
-    fn add_build_files(&self, files: &[BuildFile], caller: &Caller) -> Result<()> {
-        let build = openat(&self.handle, BUILD, DIRECTORY, Mode::empty()).context("cannot open the scratch copy")?;
+    fn add_build_files(&self, build: &FailedBuild, caller: &Caller) -> Result<()> {
+        let files = &build.environment.files;
+        let kept = build.kept.as_ref().filter(|_| self.directories.build != BuildMount::Copy);
+        let mut owner = caller.must_change_ids().then_some((caller.uid, caller.gid));
+        let build = match kept {
+            // What Nix would have written there is missing in the kept directory itself.
+            Some(kept) if matches!(self.directories.build, BuildMount::InPlace(_)) => {
+                let status = fstat(&kept.handle).context("cannot look at the kept build directory")?;
+                let its_owner = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+                owner = geteuid().is_root().then_some(its_owner);
+                rustix::io::dup(&kept.handle).context("cannot open the kept build directory again")?
+            }
+            _ => self.open_build()?,
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for file in files {
+            let is_there =
+                |kept: &KeptBuild| statat(&kept.handle, file.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            if kept.is_some_and(is_there) {
+                continue;
+            }
             let cannot_write = |errno| self.no_room_or(errno, "write a file of the build");
             let handle = match openat(&build, file.name.as_slice(), flags, Mode::RUSR | Mode::WUSR) {
                 Err(Errno::EXIST) => continue,
@@ -249,8 +286,8 @@ impl Scratch {
             };
             let mut handle = std::fs::File::from(handle);
             std::io::Write::write_all(&mut handle, &file.content).context("cannot write a file of the build")?;
-            if caller.must_change_ids() {
-                fchown(&handle, Some(caller.uid), Some(caller.gid)).map_err(cannot_write)?;
+            if let Some((user, group)) = owner {
+                fchown(&handle, Some(user), Some(group)).map_err(cannot_write)?;
             }
             fchmod(&handle, Mode::from_raw_mode(file.mode)).map_err(cannot_write)?;
         }
@@ -265,7 +302,7 @@ impl Scratch {
         if !caller.must_change_ids() {
             return Ok(());
         }
-        for name in [BUILD, OUTPUTS] {
+        for name in [BUILD, OUTPUTS, OVERLAY_WORK] {
             match chownat(&self.handle, name, Some(caller.uid), Some(caller.gid), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno).context("cannot give the scratch copy to the user who called sudo"),
@@ -284,7 +321,22 @@ impl Scratch {
         Ok(caller.must_change_ids() && owner == caller.uid.as_raw())
     }
 
-    /// The copy of the build directory, opened.
+    /// Root has it for itself again, to write in it once more.
+    fn take_back(&self, caller: &Caller) -> Result<()> {
+        if caller.must_change_ids() {
+            fchown(&self.handle, Some(geteuid()), Some(getegid()))
+                .and_then(|()| fchmod(&self.handle, Mode::RWXU))
+                .with_context(|| format!("cannot take {} back", self.path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The directory that it is in, for messages.
+    fn parent_name(&self) -> std::path::Display<'_> {
+        self.path.parent().unwrap_or(&self.path).display()
+    }
+
+    /// The copy of the build directory, opened; or, of an overlay, the upper layer.
     ///
     /// # Errors
     /// The kernel's.
@@ -309,6 +361,7 @@ impl Scratch {
     fn explained(&self, failure: copy::Failure, what: &str) -> anyhow::Error {
         match failure {
             copy::Failure::NoRoom(errno) => self.no_room_or(errno, what),
+            copy::Failure::TooMuch => anyhow!("the build directory has more in it than was to be copied"),
             copy::Failure::Other(error) => error,
         }
     }
@@ -357,7 +410,7 @@ impl Scratch {
     }
 
     fn no_room_or(&self, errno: Errno, what: &str) -> anyhow::Error {
-        let parent = self.path.parent().unwrap_or(&self.path).display();
+        let parent = self.parent_name();
         let remedy = self.purpose.remedy();
         match errno {
             Errno::NOSPC | Errno::DQUOT => {
@@ -410,9 +463,11 @@ fn make_locked(parent: &Path, parent_handle: &OwnedFd, remedy: &str) -> Result<(
             }
             Ok(handle) => handle,
         };
-        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if is_still_there(parent_handle, name, &handle) && is_as_made(&handle) => return Ok((path, handle)),
-            Ok(()) | Err(Errno::WOULDBLOCK) => {}
+        let locked = flock(&handle, FlockOperation::NonBlockingLockExclusive)
+            .and_then(|()| Ok(is_still_there(parent_handle, name, &handle) && is_as_made(&handle)?));
+        match locked {
+            Ok(true) => return Ok((path, handle)),
+            Ok(false) | Err(Errno::WOULDBLOCK) => {}
             Err(errno) => {
                 let _ = unlinkat(parent_handle, name, AtFlags::REMOVEDIR);
                 return Err(errno)
@@ -433,19 +488,24 @@ fn make_anywhere(parent: &Path, parent_handle: &OwnedFd) -> std::io::Result<Path
 
 /// Whether a directory is ours alone, and empty, as one that we have just made: what others could enter is no place to write to with
 /// root's rights.
-fn is_as_made(directory: &OwnedFd) -> bool {
-    let is_ours = fstat(directory).is_ok_and(|status| {
-        let mode = Mode::from_raw_mode(status.st_mode);
-        status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO)
-    });
-    is_ours && is_empty(directory)
+///
+/// # Errors
+/// The kernel's, such as `EMFILE`.
+fn is_as_made(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    let status = fstat(directory)?;
+    let mode = Mode::from_raw_mode(status.st_mode);
+    let is_ours = status.st_uid == geteuid().as_raw() && !mode.intersects(Mode::RWXG | Mode::RWXO);
+    Ok(is_ours && is_empty(directory)?)
 }
 
 /// Whether nothing is in a directory.
-fn is_empty(directory: &OwnedFd) -> bool {
-    Dir::read_from(directory).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
-    })
+fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    for entry in Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether `name` in `parent` still is the directory that was opened as `handle`.

@@ -1,13 +1,16 @@
 //! What a person typed in a session, as a patch: nothing of it is to be lost with the sandbox.
 //!
 //! Before the session every entry of the copy is looked at, and once more after it: what has another inode, size or time is read, and
-//! compared with the kept directory. [`rule`] tells what belongs to the source from what the build makes, [`renames`] finds what was
-//! moved, [`format`] writes what git and `patch` read, and [`destination`] knows where to.
+//! compared with the kept directory. Of an overlay nothing is looked at before, since its upper layer has what was touched. [`rule`]
+//! tells what belongs to the source from what the build makes, [`renames`] finds what was moved, [`format`] writes what git and `patch`
+//! read, and [`destination`] knows where to.
 
 mod content;
 mod destination;
 mod format;
 mod ignored;
+mod layers;
+mod old_places;
 mod origin;
 mod products;
 mod renames;
@@ -15,21 +18,25 @@ mod rule;
 mod summary;
 mod tree;
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, Dir, fstat, statat};
 
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
 use self::format::{FileChange, Version};
 use self::ignored::{Ignored, parent_of};
+use self::layers::Layers;
+use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
 use self::products::is_machine_code;
 use self::renames::pair_renames;
-use self::rule::{Rule, Verdict, touched};
+use self::rule::{Rule, Touched, Verdict, touched};
 use self::summary::Summary;
-use self::tree::{Access, Entry, Kind, Tree};
+use self::tree::{Access, Entry, Kind, Moment, Tree};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
@@ -44,6 +51,7 @@ pub struct SessionPatch<'a> {
     /// The copy that the session works on.
     copy: OwnedFd,
     before: Tree,
+    is_overlay: bool,
     destination: Destination,
 }
 
@@ -65,10 +73,30 @@ impl<'a> SessionPatch<'a> {
             }
             return Ok(None);
         };
+        if scratch.is_in_place() {
+            if file.is_some() {
+                bail!(
+                    "the kept directory itself is changed, so --save-patch has nothing to compare with; leave out one of the two options"
+                );
+            }
+            return Ok(None);
+        }
         let destination = Destination::new(file, kept, caller)?;
         let copy = scratch.open_build()?;
-        let before = Tree::of(&copy, Access::Quietly)?;
-        Ok(Some(Self { build, kept, caller, copy, before, destination }))
+        let is_overlay = scratch.is_overlay();
+        let before = look(&copy, kept, is_overlay)?;
+        Ok(Some(Self { build, kept, caller, copy, before, is_overlay, destination }))
+    }
+
+    /// Notes what the copy looks like that has taken the place of an overlay.
+    ///
+    /// # Errors
+    /// A copy that cannot be read.
+    pub fn look_again(&mut self, scratch: &Scratch) -> Result<()> {
+        self.copy = scratch.open_build()?;
+        self.is_overlay = scratch.is_overlay();
+        self.before = look(&self.copy, self.kept, self.is_overlay)?;
+        Ok(())
     }
 
     /// Writes what was changed since, when no process of the session lives any more. Returns what the user should know of it, a line
@@ -77,13 +105,13 @@ impl<'a> SessionPatch<'a> {
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.
     pub fn save(self) -> Result<Vec<String>> {
-        let after = self.caller.with_own_rights(|| Tree::of(&self.copy, Access::AsOwner))??;
+        let (after, touched) = self.caller.with_own_rights(|| self.look_after())??;
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }
         let origin = Origin::of(self.build, self.kept, &self.before, &after);
         let mut summary = Summary::default();
-        let (source, elsewhere) = self.changes(&origin, &after, &mut summary)?;
+        let (source, elsewhere) = self.changes(&origin, &after, &touched, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
         let written = self.destination.write(
             self.build,
@@ -96,17 +124,37 @@ impl<'a> SessionPatch<'a> {
         Ok(summary.lines())
     }
 
+    /// What the build directory looks like now, and what of it was touched.
+    fn look_after(&self) -> Result<(Tree, Vec<Touched>)> {
+        if !self.is_overlay {
+            let after = Tree::of(&self.copy, Access::AsOwner)?;
+            let touched = touched(&self.before, &after);
+            return Ok((after, touched));
+        }
+        let mut after = Tree::in_layers(Layers::merged(&self.copy, &self.kept.handle)?, None);
+        let touched = Layers::merged(&self.copy, &self.kept.handle)?.touched(&mut after);
+        Ok((after, touched))
+    }
+
     /// What has changed: in the source, with paths below its root, and elsewhere, with paths below the build directory.
     fn changes(
         &self,
         origin: &Origin,
         after: &Tree,
+        touched: &[Touched],
         summary: &mut Summary,
     ) -> Result<(Vec<FileChange>, Vec<FileChange>)> {
         summary.too_deep = after.too_deep.iter().filter(|path| !self.before.too_deep.contains(path)).cloned().collect();
-        let rule = Rule { origin, ignored: Ignored::of(&self.kept.handle), before: &self.before, after };
+        let ignored = Ignored::of(&self.kept.handle);
+        let rule = Rule { origin, ignored, before: &self.before, after, made: RefCell::default() };
+        let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
-        for (path, old, new) in touched(&self.before, after) {
+        for Touched { path, old, new } in touched {
+            let (path, old, new) = (path.as_slice(), old.as_ref(), new.as_ref());
+            // The kernel copies a file to the upper layer as soon as somebody opens it to write, or changes its mode.
+            if self.is_overlay && is_alike(old, new) && self.change(origin, path, old, new)?.is_none() {
+                continue;
+            }
             let verdict = rule.judge(path, old, new);
             match verdict {
                 Verdict::OfBuilder => continue,
@@ -125,7 +173,7 @@ impl<'a> SessionPatch<'a> {
             };
             let verdict = match (verdict, &change, new) {
                 (Verdict::Older, FileChange::Added(version), Some(entry))
-                    if self.came_from_source(&rule, version, entry)? =>
+                    if self.came_from_source(&rule, &places, version, entry)? =>
                 {
                     Verdict::Source
                 }
@@ -184,29 +232,34 @@ impl<'a> SessionPatch<'a> {
     /// Whether what is new in the source, and older than the session, is a file of the source all the same, under another name: it was
     /// moved, and something else may be in its old place, or it was copied with its time. What was unpacked once more, in a directory
     /// of its own, is none.
-    fn came_from_source(&self, rule: &Rule<'_>, new: &Version, entry: &Entry) -> Result<bool> {
+    fn came_from_source(&self, rule: &Rule<'_>, places: &OldPlaces<'_>, new: &Version, entry: &Entry) -> Result<bool> {
         if !rule.origin.contains(&new.path) {
             return Ok(false);
         }
         let is_in_old_directory = self.before.get(parent_of(&new.path)).is_some();
-        for (path, before) in self.before.iter() {
+        let was_at = |path: &[u8], before: &Entry| {
             if before.kind != entry.kind || rule.judge(path, Some(before), Some(before)) != Verdict::Source {
-                continue;
+                return Ok(false);
             }
-            if before.inode == entry.inode {
+            // Every file that an overlay has moved is a new one; the other layer's numbers may be those of another file system.
+            if before.inode == entry.inode && !self.is_overlay {
                 return Ok(true);
             }
-            let is_still_there = || rule.after.get(path).is_some_and(|after| after.kind == before.kind);
-            // Empty files are alike and yet nothing to do with each other.
-            if before.size == entry.size
-                && entry.size > 0
-                && (is_in_old_directory || !is_still_there())
-                && self.original(path, before)?.bytes == new.content
-            {
-                return Ok(true);
-            }
+            let now = rule.after.get(path);
+            let is_still_there =
+                if self.is_overlay { now == Some(*before) } else { now.is_some_and(|now| now.kind == before.kind) };
+            let may_be_it = if entry.size > 0 {
+                is_in_old_directory || !is_still_there
+            } else {
+                // Empty files are alike and yet nothing to do with each other.
+                self.is_overlay && !is_still_there && before.modified == entry.modified
+            };
+            Ok(may_be_it && self.original(path, before)?.bytes == new.content)
+        };
+        if self.is_overlay {
+            return is_any(places.with_size(entry.size), was_at);
         }
-        Ok(false)
+        is_any(self.before.iter(), was_at)
     }
 
     /// The file `path` as the session found it: the kept directory still has it.
@@ -218,6 +271,41 @@ impl<'a> SessionPatch<'a> {
         }
         Ok(content)
     }
+}
+
+/// What there is before a session.
+fn look(copy: &OwnedFd, kept: &KeptBuild, is_overlay: bool) -> Result<Tree> {
+    if !is_overlay {
+        return Tree::of(copy, Access::Quietly);
+    }
+    Ok(Tree::in_layers(Layers::kept(&kept.handle)?, Some(last_change_of(copy)?)))
+}
+
+/// When the upper layer of an overlay, in which next to nothing is yet, or something at its top changed last.
+fn last_change_of(upper: &OwnedFd) -> Result<Moment> {
+    let top = Entry::of(&fstat(upper).context("cannot look at the upper layer")?).changed;
+    let entries = Dir::read_from(upper).context("cannot read the upper layer")?.flatten();
+    let statuses = entries.filter_map(|entry| statat(upper, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok());
+    Ok(statuses.map(|status| Entry::of(&status).changed).fold(top, Moment::max))
+}
+
+/// Whether one of these fulfils `condition`.
+fn is_any<'a>(
+    entries: impl Iterator<Item = (&'a [u8], &'a Entry)>,
+    condition: impl Fn(&[u8], &Entry) -> Result<bool>,
+) -> Result<bool> {
+    for (path, entry) in entries {
+        if condition(path, entry)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether two files could be the same, and one can read them.
+fn is_alike(old: Option<&Entry>, new: Option<&Entry>) -> bool {
+    let traits = |entry: &Entry| (entry.kind, entry.executable, entry.size, entry.modified);
+    old.zip(new).is_some_and(|(old, new)| traits(old) == traits(new) && new.size <= LARGEST)
 }
 
 /// Whether the build itself had changed a file of the source before the session did, as far as anybody knows.

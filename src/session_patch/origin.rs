@@ -82,8 +82,7 @@ impl Origin {
         let Some(began) = self.began else {
             return false;
         };
-        let mut files = before.below(path).filter(|(_, entry)| entry.is_content()).peekable();
-        files.peek().is_some() && files.all(|(_, entry)| entry.modified >= began)
+        before.all_below(path, |entry| entry.modified >= began)
     }
 
     /// The file `path` as it is in the store, if it was copied from there.
@@ -143,11 +142,10 @@ fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Option<Vec<u
     if !top.is_empty() && is_directory(before, top) {
         return Some(top.to_vec());
     }
-    let mut directories = before.top_directories();
-    match (directories.next(), directories.next()) {
-        (Some(only), None) => Some(only.to_vec()),
-        (Some(_), Some(_)) => Some(Vec::new()),
-        (None, _) => None,
+    match before.top_directories().as_slice() {
+        [only] => Some(only.clone()),
+        [] => None,
+        _ => Some(Vec::new()),
     }
 }
 
@@ -251,7 +249,7 @@ mod tests {
             ("source/empty/", LATE + 1),
         ]);
         let origin = origin(Vec::new());
-        let has = |path: &[u8]| origin.has(path, tree.get(path).unwrap());
+        let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
         assert_eq!((has(b"source/old"), has(b"source/young")), (FromSource::Yes, FromSource::Perhaps));
         let is_made = |path: &[u8]| origin.is_made_by_build(path, &tree);
         assert!(is_made(b"source/made"));
@@ -272,7 +270,7 @@ mod tests {
             ("source/kept/", 1),
         ]);
         let origin = origin(vec![(b"source".into(), store.path().into())]);
-        let has = |path: &[u8]| origin.has(path, tree.get(path).unwrap());
+        let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
         assert_eq!((has(b"source/main.c"), has(b"source/made.c")), (FromSource::Yes, FromSource::No));
         assert!(origin.is_made_by_build(b"source/made", &tree) && !origin.is_made_by_build(b"source/kept", &tree));
     }

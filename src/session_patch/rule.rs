@@ -1,5 +1,8 @@
 //! The rule that tells what a person did to the source from what the build makes.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use super::ignored::{Ignored, name_of, parent_of};
 use super::origin::{FromSource, Origin};
 use super::products::{
@@ -30,6 +33,8 @@ pub(super) struct Rule<'a> {
     pub ignored: Ignored<'a>,
     pub before: &'a Tree,
     pub after: &'a Tree,
+    /// Whether the build has made a directory, as far as it was asked.
+    pub made: RefCell<HashMap<Vec<u8>, bool>>,
 }
 
 impl Rule<'_> {
@@ -97,7 +102,16 @@ impl Rule<'_> {
     fn is_among_products(&self, path: &[u8]) -> bool {
         // That of the source itself is none that the build made, whatever it looks like.
         let in_source = |directory: &&[u8]| directory.len() > self.origin.root.len();
-        directories_of(path).filter(in_source).any(|directory| self.origin.is_made_by_build(directory, self.before))
+        directories_of(path).filter(in_source).any(|directory| self.is_made(directory))
+    }
+
+    fn is_made(&self, directory: &[u8]) -> bool {
+        let known = self.made.borrow().get(directory).copied();
+        known.unwrap_or_else(|| {
+            let is_made = self.origin.is_made_by_build(directory, self.before);
+            self.made.borrow_mut().insert(directory.into(), is_made);
+            is_made
+        })
     }
 
     /// Whether the source says that this file is none of it, or has what it would be made from.
@@ -105,7 +119,7 @@ impl Rule<'_> {
         let directory = parent_of(path);
         let is_there = |name: &Vec<u8>| {
             let path = if directory.is_empty() { name.clone() } else { [directory, b"/", name].concat() };
-            self.before.get(&path).is_some_and(Entry::is_content)
+            self.before.get(&path).is_some_and(|entry| entry.is_content())
         };
         possible_sources(name_of(path)).iter().any(is_there) || self.ignored.contains(self.origin.top(), path)
     }
@@ -123,12 +137,19 @@ fn directories_of(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(Some(path), |path| Some(parent_of(path)).filter(|parent| !parent.is_empty())).skip(1)
 }
 
+/// A file or link that is not as it was, or may not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    pub path: Vec<u8>,
+    /// What it was.
+    pub old: Option<Entry>,
+    /// What it is.
+    pub new: Option<Entry>,
+}
+
 /// Files and links that are not as they were: not the same file, or not at the same place, or touched since. Nothing is read.
-pub(super) fn touched<'a>(
-    before: &'a Tree,
-    after: &'a Tree,
-) -> impl Iterator<Item = (&'a [u8], Option<&'a Entry>, Option<&'a Entry>)> {
-    let content = |entry: Option<&'a Entry>| entry.filter(|entry| entry.is_content());
+pub(super) fn touched(before: &Tree, after: &Tree) -> Vec<Touched> {
+    let content = |entry: Option<Entry>| entry.filter(Entry::is_content);
     let is_hidden = |path: &[u8]| {
         after
             .closed
@@ -137,11 +158,13 @@ pub(super) fn touched<'a>(
     };
     let gone = before
         .iter()
-        .filter(move |(path, entry)| entry.is_content() && content(after.get(path)).is_none() && !is_hidden(path));
-    let gone = gone.map(|(path, entry)| (path, Some(entry), None));
-    let there = after.iter().filter(|(_, entry)| entry.is_content());
-    let there = there.map(move |(path, entry)| (path, content(before.get(path)), Some(entry)));
-    gone.chain(there.filter(|(_, before, after)| before != after))
+        .filter(|(path, entry)| entry.is_content() && content(after.get(path)).is_none() && !is_hidden(path))
+        .map(|(path, entry)| Touched { path: path.into(), old: Some(*entry), new: None });
+    let there = after.iter().filter(|(_, entry)| entry.is_content()).filter_map(|(path, entry)| {
+        let old = content(before.get(path));
+        (old != Some(*entry)).then(|| Touched { path: path.into(), old, new: Some(*entry) })
+    });
+    gone.chain(there).collect()
 }
 
 #[cfg(test)]
@@ -167,10 +190,15 @@ mod tests {
     impl Setting {
         fn judge(&self, path: &str) -> Verdict {
             let handle: OwnedFd = fs::File::open(self.kept.path()).unwrap().into();
-            let rule =
-                Rule { origin: &self.origin, ignored: Ignored::of(&handle), before: &self.before, after: &self.after };
+            let rule = Rule {
+                origin: &self.origin,
+                ignored: Ignored::of(&handle),
+                before: &self.before,
+                after: &self.after,
+                made: RefCell::default(),
+            };
             let path = path.as_bytes();
-            rule.judge(path, self.before.get(path), self.after.get(path))
+            rule.judge(path, self.before.get(path).as_ref(), self.after.get(path).as_ref())
         }
     }
 
@@ -276,8 +304,11 @@ mod tests {
     fn only_what_is_not_the_same_file_was_touched() {
         let before = Tree::example(&[("a", 1), ("b", 1), ("c", 1), ("d/", 1), ("d/x", 1)]);
         let after = Tree::example(&[("a", 1), ("b", 2), ("c/", 1), ("d/", 2), ("d/x", 1), ("e", 1)]);
-        let paths: Vec<_> =
-            touched(&before, &after).map(|(path, old, new)| (path, old.is_some(), new.is_some())).collect();
+        let found = touched(&before, &after);
+        let paths: Vec<_> = found
+            .iter()
+            .map(|touched| (touched.path.as_slice(), touched.old.is_some(), touched.new.is_some()))
+            .collect();
         assert_eq!(paths, [(&b"c"[..], true, false), (b"b", true, true), (b"e", false, true)]);
     }
 
@@ -286,6 +317,6 @@ mod tests {
         let before = Tree::example(&[("d/", 1), ("d/x", 1)]);
         let mut after = Tree::example(&[("d/", 1)]);
         after.closed.push(b"d".to_vec());
-        assert_eq!(touched(&before, &after).count(), 0);
+        assert_eq!(touched(&before, &after), []);
     }
 }

@@ -10,10 +10,11 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fstat
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::layers::Layers;
 use crate::quiet_open::open_quietly;
 
 /// Deeper than any source is nested. Each level takes two descriptors.
-const DEEPEST: usize = 200;
+pub(super) const DEEPEST: usize = 200;
 
 /// A moment: seconds and nanoseconds since 1970.
 pub(super) type Moment = (i64, i64);
@@ -75,10 +76,12 @@ impl Entry {
     }
 }
 
-/// All that is in a directory, by its path below it, in the order of the paths' bytes.
+/// All that is in a directory, by its path below it, in the order of the paths' bytes; or the layers in which it can be looked up.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     entries: BTreeMap<Vec<u8>, Entry>,
+    layers: Option<Layers>,
+    last_change: Option<Moment>,
     /// Directories that resisted, so that not all is known of what is in them.
     pub closed: Vec<Vec<u8>>,
     /// Directories below which nobody looked, since they are nested too deeply.
@@ -133,30 +136,61 @@ impl Tree {
         path.truncate(length);
     }
 
-    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
-        self.entries.get(path)
+    /// What can be looked up in `layers`, of which nothing had changed after `last_change`.
+    pub fn in_layers(layers: Layers, last_change: Option<Moment>) -> Self {
+        Self { layers: Some(layers), last_change, ..Self::default() }
+    }
+
+    pub fn get(&self, path: &[u8]) -> Option<Entry> {
+        match &self.layers {
+            Some(layers) => layers.get(path),
+            None => self.entries.get(path).copied(),
+        }
+    }
+
+    /// All that is in the kept layer, looked up one after the other; nothing where there are no layers.
+    pub fn in_kept_layer(&self) -> impl Iterator<Item = (Vec<u8>, Entry)> {
+        self.layers.iter().flat_map(|layers| layers.below(b""))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
         self.entries.iter().map(|(path, entry)| (path.as_slice(), entry))
     }
 
+    /// Whether there is something in the directory `path`, at any depth, that a patch can hold, and `condition` holds for all of it.
+    pub fn all_below(&self, path: &[u8], condition: impl Fn(&Entry) -> bool) -> bool {
+        let mut is_any = false;
+        let mut holds = |entry: &Entry| {
+            is_any |= entry.is_content();
+            !entry.is_content() || condition(entry)
+        };
+        let all = match &self.layers {
+            Some(layers) => layers.below(path).all(|(_, entry)| holds(&entry)),
+            None => self.below(path).all(|(_, entry)| holds(entry)),
+        };
+        all && is_any
+    }
+
     /// What is in the directory `path`, at any depth; all where the path is empty.
-    pub fn below(&self, path: &[u8]) -> impl Iterator<Item = (&[u8], &Entry)> {
+    fn below(&self, path: &[u8]) -> impl Iterator<Item = (&[u8], &Entry)> {
         let start = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
         let range = self.entries.range((Bound::Included(start.clone()), Bound::Unbounded));
         range.take_while(move |(path, _)| path.starts_with(&start)).map(|(path, entry)| (path.as_slice(), entry))
     }
 
     /// The names of the directories at the top.
-    pub fn top_directories(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn top_directories(&self) -> Vec<Vec<u8>> {
         let is_one = |(path, entry): &(&[u8], &Entry)| entry.kind == Kind::Directory && !path.contains(&b'/');
-        self.iter().filter(is_one).map(|(path, _)| path)
+        match &self.layers {
+            Some(layers) => layers.top_directories(),
+            None => self.iter().filter(is_one).map(|(path, _)| path.into()).collect(),
+        }
     }
 
     /// The moment of the last change of all, on the clock of the file system. What a process does from now on bears no earlier one.
     pub fn last_change(&self) -> Moment {
-        self.entries.values().map(|entry| entry.changed).max().unwrap_or((i64::MIN, 0))
+        let last = self.last_change.or_else(|| self.entries.values().map(|entry| entry.changed).max());
+        last.unwrap_or((i64::MIN, 0))
     }
 }
 
@@ -232,7 +266,7 @@ pub(super) mod tests {
         assert_eq!(tree.get(b"a/b/file").unwrap().size, 4);
         assert_eq!(tree.below(b"a").count(), 2);
         assert_eq!(tree.below(b"").count(), 4);
-        assert_eq!(tree.top_directories().collect::<Vec<_>>(), [b"a"]);
+        assert_eq!(tree.top_directories(), [b"a"]);
     }
 
     #[test]

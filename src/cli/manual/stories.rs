@@ -45,6 +45,13 @@ pub const STORIES: &[(&str, &str)] = &[
          by the name of its directory.",
     ),
     (
+        "build-dir-mode",
+        "How the build directory becomes writable: with copy by a copy, with reflink by one that shares its blocks with the kept \
+         directory, with overlay by a layer above the kept directory that takes all changes, and with in-place not at all, so that the \
+         kept directory itself is changed. By itself, which is auto, shared blocks where that is possible; else a copy of what has up to \
+         2,000 entries and 64 MiB, and an overlay of what is larger.",
+    ),
+    (
         "ignore-unreadable",
         "Go on without the files of the kept directory that you may not read, and say how many there were. Where a build user built it \
          is so by itself.",

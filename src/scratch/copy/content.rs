@@ -9,7 +9,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
-use super::copy::{CheckInterrupt, Failure};
+use super::{CheckInterrupt, Failure};
 
 /// The most that is copied between two looks for an interruption.
 const STRETCH: u64 = 64 << 20;
