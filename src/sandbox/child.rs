@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{self, DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit};
 use rustix::pty::{self, OpenptFlags};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
 use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetpgrp, tcsetwinsize};
@@ -433,8 +433,25 @@ struct Execution<'a> {
     failure: Option<Errno>,
 }
 
-/// Executes the command in a new process, which shares this one's memory until then; or, as PID 1, in this one.
+/// How often the command is tried again where there are too many processes, and how long is waited before.
+const ROUNDS: usize = 100;
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// Executes the command. The forerunner has ended, but counts as a process of this user namespace until it is reaped: where the limit
+/// leaves room for the command and no more, that is waited for.
 fn execute(task: &mut Task) -> Result<Pid> {
+    for _ in 0..ROUNDS {
+        match try_to_execute(task) {
+            // No signal cuts it short: all are blocked.
+            Err(Errno::AGAIN) => drop(thread::nanosleep(&PAUSE)),
+            executed => return executed,
+        }
+    }
+    try_to_execute(task)
+}
+
+/// Executes the command in a new process, which shares this one's memory until then; or, as PID 1, in this one.
+fn try_to_execute(task: &mut Task) -> Result<Pid> {
     // SAFETY: as for the steps.
     let program = unsafe { &*task.program };
     let mut execution = Execution {
@@ -455,7 +472,11 @@ fn execute(task: &mut Task) -> Result<Pid> {
     let pid = unsafe { clone3::spawn_sharing_memory(&mut task.stack, become_command, argument) }?;
     // SAFETY: `execution` is live; the read is volatile since another process wrote it.
     match unsafe { ptr::read_volatile(&raw const execution.failure) } {
-        Some(errno) => Err(errno),
+        Some(errno) => {
+            // It has ended, and would count as a process.
+            let _ = process::waitpid(Some(pid), WaitOptions::empty());
+            Err(errno)
+        }
         None => Ok(pid),
     }
 }
