@@ -176,3 +176,47 @@ def test_somebody_is_asked_whether_to_build(root, answer):
             terminal.wait_for("in fails-early")
         assert terminal.end() == (3 if answer == "y" else 1)
     assert len(building.kept()) == (answer == "y")
+
+
+# --- One of several derivations of a name ------------------------------------------------------------------------------
+
+
+def several(building):
+    """Files of two derivations of one name."""
+    body = 'packages.runWithBusybox "several-of-this-name" {} "echo {}; exit 3"'
+    return [building.expression(f"{{ it = {body.replace('{};', word + ';')}; }}", name=f"{word}.nix") for word in ("one", "other")]
+
+
+def instantiated(file):
+    command = ["nix-instantiate", "--quiet", "--quiet", "--quiet", file, "-A", "it"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("means", ["derivation", "output", "attribute", "name", "directory", "nothing"])
+def test_of_several_derivations_of_a_name_the_one_that_is_meant_is_opened(root, means):
+    building = Building(root)
+    one, other = several(building)
+    kept = root.tmpdir / "nix-build-several-of-this-name.drv-0"
+    config = {"NIX_CONFIG": "sandbox = true\nsubstitute = false\nbuild-users-group =\n"}
+    building.run(*building.nix_build("-A", "it", file=one), line="true")
+    # A build whose log ends nearer to when the directory changed last, and which keeps nothing.
+    root.run(*building.nix_build("-A", "it", file=other), env=config)
+    kept.chmod(0o755)
+    path = instantiated(one)
+    query = ["nix-store", "--query", "--outputs"]
+    outputs = [
+        subprocess.run([*query, drv], check=True, capture_output=True, text=True).stdout.strip()
+        for drv in (path, instantiated(other))
+    ]
+    assert outputs[0] != outputs[1]
+    arguments = {
+        "derivation": [path],
+        "output": [outputs[0]],
+        "attribute": ["-A", "it", str(one)],
+        "name": ["several-of-this-name"],
+        "directory": [str(kept)],
+        "nothing": [],
+    }[means]
+    result = root.run(root.program, *arguments, "-c", "echo $out")
+    assert (result.returncode, result.stdout) == (0, f"{outputs[0]}\n"), result
+    assert "several derivations" not in result.stderr

@@ -48,7 +48,7 @@ pub(super) enum Target {
 pub(super) struct Named {
     /// The kept build directory, or the derivation.
     pub(super) path: PathBuf,
-    /// The derivation that was built in a directory whose name does not tell, as Nix has said.
+    /// The derivation that was built in a directory: what the caller has asked for, or what Nix has said.
     pub(super) derivation: Option<PathBuf>,
 }
 
@@ -66,6 +66,8 @@ pub(super) struct Missing {
 /// The same, before it is looked up what is known of it.
 enum Place {
     Build(PathBuf),
+    /// A directory, and the derivation that the caller means.
+    Kept(PathBuf, PathBuf),
     Missing(Missing),
 }
 
@@ -101,7 +103,8 @@ impl Wanted<'_> {
     /// One sentence.
     pub(super) fn find(&self) -> Result<Target> {
         match self.place()? {
-            Place::Build(path) => Ok(Target::Build(Named { derivation: told_derivation(&path), path })),
+            Place::Build(path) => Ok(Target::Build(Named { derivation: self.told_derivation(&path), path })),
+            Place::Kept(path, derivation) => Ok(Target::Build(Named { path, derivation: Some(derivation) })),
             Place::Missing(missing) => Ok(Target::Missing(missing)),
         }
     }
@@ -149,7 +152,7 @@ impl Wanted<'_> {
         if path.extension() == Some("drv".as_ref()) {
             // Without a directory the derivation itself can be entered.
             return Ok(match self.kept_directory_of(&path)? {
-                Some(kept) => Place::Build(kept),
+                Some(kept) => Place::Kept(kept, path),
                 None => Place::Build(store.physical(&path)),
             });
         }
@@ -160,7 +163,7 @@ impl Wanted<'_> {
         drop(records);
         for derivation in &makers {
             if let Some(kept) = self.kept_directory_of(derivation)? {
-                return Ok(Place::Build(kept));
+                return Ok(Place::Kept(kept, derivation.clone()));
             }
         }
         let derivation =
@@ -195,7 +198,7 @@ impl Wanted<'_> {
 
     fn by_derivation(&self, derivation: &Path, name: &OsStr, command: Vec<OsString>) -> Result<Place> {
         if let Some(kept) = self.kept_directory_of(derivation)? {
-            return Ok(Place::Build(kept));
+            return Ok(Place::Kept(kept, derivation.to_owned()));
         }
         if self.fresh {
             return Ok(Place::Build(self.store()?.physical(derivation)));
@@ -217,7 +220,7 @@ impl Wanted<'_> {
                     &kept,
                     &Settings::in_force(),
                     self.store_root,
-                    told_derivation(&kept).as_deref(),
+                    self.told_derivation(&kept).as_deref(),
                 )?;
                 let derivation = build.derivation.context("its derivation is not known")?;
                 Ok(Place::Build(build.store.physical(&derivation.path)))
@@ -285,8 +288,8 @@ impl Wanted<'_> {
     }
 
     fn open(&self, kept: &KeptDirectory, settings: &Settings, told: &ToldFailures) -> Result<FailedBuild> {
-        let derivation = told.about(kept).map(|told| told.derivation.as_path());
-        kept_builds::open(&kept.path, settings, self.store_root, derivation)
+        let derivation = self.told_of(told, kept);
+        kept_builds::open(&kept.path, settings, self.store_root, derivation.as_deref())
     }
 
     fn kept(&self, settings: &Settings) -> Result<impl Iterator<Item = KeptDirectory>> {
@@ -297,18 +300,20 @@ impl Wanted<'_> {
     fn store(&self) -> Result<Store> {
         Store::chosen(self.store_root)
     }
-}
 
-/// What Nix has said was built in a directory, where its name does not tell.
-fn told_derivation(path: &Path) -> Option<PathBuf> {
-    let trust = Trust::of(&Caller::current(), &Settings::default());
-    let is_outer = |path: &Path| path.file_name().and_then(OsStr::to_str).and_then(KeptBuildName::parse);
-    let parent = path.parent().filter(|_| path.ends_with("build"));
-    if is_outer(path).or_else(|| is_outer(parent?)) != Some(KeptBuildName::Number) {
-        return None;
+    /// What Nix has said was built in a directory: its name may be that of several derivations, or of none.
+    fn told_derivation(&self, path: &Path) -> Option<PathBuf> {
+        let caller = Caller::current();
+        let kept = KeptDirectory::at(path, &Trust::of(&caller, &Settings::default()))?;
+        self.told_of(&ToldFailures::of(&caller), &kept)
     }
-    let kept = KeptDirectory::at(path, &trust)?;
-    ToldFailures::of(&Caller::current()).about(&kept).map(|told| told.derivation.clone())
+
+    /// The same, unless the store does not have it any more: then the directory is all there is to go by.
+    fn told_of(&self, told: &ToldFailures, kept: &KeptDirectory) -> Option<PathBuf> {
+        let derivation = &told.about(kept)?.derivation;
+        let is_there = self.store().ok()?.physical(derivation).exists();
+        is_there.then(|| derivation.clone())
+    }
 }
 
 fn tell(kept: &KeptDirectory) {
