@@ -167,6 +167,14 @@ def test_a_directory_without_a_name_is_opened_by_what_nix_says(building, has_var
 # --- A command that is not Nix, and what it is given -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("arguments", "given"), [("script -x", "script -x"), ("-A greeting", "--keep-failed -A greeting")])
+def test_a_script_stays_the_first_argument_of_nix_shell(building, arguments, given):
+    """That takes its first argument for a script only if it is no option; it is told by its environment then."""
+    building.program("nix-shell", 'echo "$@"; [[ $NIX_CONFIG = *"keep-failed = true"* ]]')
+    result = building.run("nix-shell", *arguments.split(), env={"PATH": building.path()})
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{given}\n", "")
+
+
 @pytest.mark.parametrize("status", [0, 3, 125])
 def test_any_command_ends_as_it_does_alone(building, status):
     result = building.run("sh", "-c", f"echo out; echo err >&2; exit {status}", line="echo it is run")
