@@ -125,7 +125,7 @@ fn named(outcome: &Outcome, trust: &Trust) -> Vec<KeptDirectory> {
 /// The directories that were kept while a command ran that did not show what Nix said, the first one first.
 fn unnamed(before: &[KeptDirectory], after: Vec<KeptDirectory>) -> Vec<KeptDirectory> {
     let was_kept = |directory: &KeptDirectory| {
-        before.iter().any(|known| known.standing == Standing::Kept && known.is_same(directory))
+        before.iter().any(|known| known.standing == Standing::Kept && known.is_unchanged_in(directory))
     };
     let is_new = |directory: &KeptDirectory| directory.standing == Standing::Kept && !was_kept(directory);
     let mut new: Vec<_> = after.into_iter().filter(is_new).collect();

@@ -10,7 +10,7 @@ use super::say::{print, printable, say_error};
 use super::table::size;
 use crate::caller::Caller;
 use crate::disk_usage::DiskUsage;
-use crate::kept_builds::{Removable, Trust};
+use crate::kept_builds::{Removable, ToldFailures, Trust};
 use crate::nix::Settings;
 
 /// Which ones.
@@ -32,7 +32,8 @@ pub struct Options {
 /// # Errors
 /// One sentence for each that cannot be removed; the last one is returned.
 pub fn run(options: &Options) -> Result<u8> {
-    let trust = Trust::of(&Caller::current(), &Settings::in_force());
+    let caller = Caller::current();
+    let trust = Trust::of(&caller, &Settings::in_force());
     let (mut removable, mut failures) = (Vec::<Removable>::new(), Vec::new());
     for path in &options.build_dirs {
         match Removable::check(path, &trust) {
@@ -61,6 +62,8 @@ pub fn run(options: &Options) -> Result<u8> {
             Err(error) => failures.push(error),
         }
     }
+    // What is not forgotten now is when something else is told.
+    let _ = ToldFailures::forget_what_is_gone(&caller);
     refuse(failures).map(|()| 0)
 }
 
