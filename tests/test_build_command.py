@@ -201,6 +201,13 @@ def test_build_wants_a_command(building):
     assert result.stderr.startswith("nix-build-shell: build what?") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("word", ["--keep-going", "--nonsense", "-Q"])
+def test_an_option_that_build_does_not_have_is_said(building, word):
+    result = building.caller.run(building.caller.program, "build", word, "--", "nix-build")
+    assert (result.returncode, result.stdout) == (125, "")
+    assert f"build has no option {word}:" in result.stderr and f"«nix-build-shell build -- nix-build {word}»" in result.stderr
+
+
 def test_what_is_configured_stays(building):
     result = building.run("sh", "-c", 'printf %s "$NIX_CONFIG"', env={"NIX_CONFIG": "cores = 2"})
     assert result.stdout == "cores = 2\nkeep-failed = true\n"

@@ -1,6 +1,7 @@
 //! `nix-build-shell build -- COMMAND`: runs a command that builds with Nix, and opens the sandbox of what failed.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -45,6 +46,13 @@ pub struct Options {
 /// # Errors
 /// One sentence where the command could not be run, or there is no sandbox.
 pub fn run(options: &Options) -> Result<u8> {
+    if let Some(word) = options.build.first().filter(|word| word.as_bytes().starts_with(b"-")) {
+        let word = word.display();
+        bail!(
+            "build has no option {word}: see «nix-build-shell build --help»; an option of Nix's goes behind the command, as in \
+             «nix-build-shell build -- nix-build {word}»"
+        );
+    }
     let entry = enter::Options {
         build_dir: None,
         command: Vec::new(),
