@@ -106,7 +106,7 @@ def test_an_attribute_that_is_not_there_is_nix_s_to_tell(building):
     caller = building.caller
     result = caller.run(caller.program, "-A", "nonsense", str(file), env={"USER": "tester", **_store(building)})
     assert result.returncode == 125
-    assert "nonsense" in result.stderr.splitlines()[0] and result.stderr.endswith("Nix does not know what nonsense is\n")
+    assert "nonsense" in result.stderr.splitlines()[0] and result.stderr.endswith("the evaluation of nonsense failed, as Nix has said above\n")
     result = caller.run(caller.program, "-A", "x", cwd=caller.tmpdir)
     assert result.returncode == 125 and "there is no ./default.nix to look up x in" in result.stderr
 
@@ -125,7 +125,7 @@ def test_an_installable_finds_its_directory(building):
     building.program("nix", script.replace('echo "{}"', "echo 'error: no such flake' >&2; exit 1"))
     result = caller.run(caller.program, ".#other", env=env)
     assert (result.returncode, result.stdout) == (125, "")
-    assert result.stderr == "error: no such flake\nnix-build-shell: Nix does not know what .#other is\n"
+    assert result.stderr == "error: no such flake\nnix-build-shell: the evaluation of .#other failed, as Nix has said above\n"
 
 
 def test_a_directory_of_the_name_wins(caller):
