@@ -156,6 +156,7 @@ def test_a_name_without_a_directory_tells_how_to_build_it(caller, file, command)
     if file:
         (where / file).write_text("{ }\n")
     result = is_missing(caller, "no-such-package", command=command, cwd=where)
+    is_missing(caller, "no-such-package-1.2", command=command, cwd=where)
     assert result.stderr.count("\n") == 1
     phases = caller.run(caller.program, "phases", "no-such-package", cwd=where)
     assert (phases.returncode, phases.stdout, phases.stderr) == (125, "", result.stderr)

@@ -334,6 +334,8 @@ fn realise(derivation: &Path) -> Vec<OsString> {
 
 /// What somebody would type to build a package of this name here.
 fn command_for(name: &OsStr) -> Vec<OsString> {
+    // Attributes have no version.
+    let name = OsStr::from_bytes(package_name(name.as_bytes()));
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
     if Path::new("default.nix").exists() {
         [words(&["nix-build", "-A"]), vec![name.to_owned()]].concat()
