@@ -174,6 +174,14 @@ def test_a_directory_is_removed_with_all_that_is_read_only_in_it(caller):
     assert not path.exists() and (precious / "file").read_text() == "still here"
 
 
+def test_of_a_name_the_directory_is_told_and_stays(caller):
+    path = place(caller, "nix-build-greeting-1.0.drv-0")
+    result = remove(caller, "--yes", "greeting")
+    assert (result.returncode, result.stdout) == (125, ""), result
+    assert f"«nix-build-shell remove {path}»" in result.stderr and result.stderr.count("\n") == 1
+    assert path.exists()
+
+
 def test_either_directory_of_a_later_version_names_both(caller):
     path = place(caller, "nix-12-345", nested=True)
     result = remove(caller, "--yes", path / "build", path)

@@ -209,12 +209,11 @@ impl Wanted<'_> {
     /// A name is that of a derivation, with or without its version.
     fn by_name(&self, name: &Path) -> Result<Place> {
         let name = name.as_os_str();
-        let found = self.newest_that(|kept, build| {
-            let of_derivation = build.and_then(|build| build.derivation.as_ref().map(|derivation| derivation.name()));
-            let known = of_derivation.or_else(|| kept.name.derivation().map(str::as_bytes));
-            known.is_some_and(|known| known == name.as_bytes() || package_name(known) == name.as_bytes())
-        })?;
-        match found {
+        let found = self.newest_called(name)?;
+        if let Some(kept) = &found {
+            tell(kept);
+        }
+        match found.map(|kept| kept.path) {
             Some(kept) if self.fresh => {
                 let build = kept_builds::open(
                     &kept,
@@ -230,6 +229,15 @@ impl Wanted<'_> {
         }
     }
 
+    /// The newest kept directory of a build with this name.
+    fn newest_called(&self, name: &OsStr) -> Result<Option<KeptDirectory>> {
+        self.newest_that(|kept, build| {
+            let of_derivation = build.and_then(|build| build.derivation.as_ref().map(|derivation| derivation.name()));
+            let known = of_derivation.or_else(|| kept.name.derivation().map(str::as_bytes));
+            known.is_some_and(|known| known == name.as_bytes() || package_name(known) == name.as_bytes())
+        })
+    }
+
     fn missing(&self, name: &OsStr, command: Vec<OsString>) -> Missing {
         Missing { name: printable(&name.display().to_string()), command, remark: String::new() }
     }
@@ -239,21 +247,27 @@ impl Wanted<'_> {
             return Ok(None);
         }
         let name = KeptBuildName::of_derivation(derivation);
-        self.newest_that(|kept, build| {
+        let found = self.newest_that(|kept, build| {
             (kept.name == KeptBuildName::Number || Some(&kept.name) == name.as_ref())
                 && build.and_then(|build| build.derivation.as_ref()).is_some_and(|found| found.path == derivation)
-        })
+        })?;
+        Ok(found.map(|kept| {
+            tell(&kept);
+            kept.path
+        }))
     }
 
-    /// The newest kept directory of which this is true; it is told which that is. A build that cannot be opened has only its directory.
-    fn newest_that(&self, is_wanted: impl Fn(&KeptDirectory, Option<&FailedBuild>) -> bool) -> Result<Option<PathBuf>> {
+    /// The newest kept directory of which this is true. A build that cannot be opened has only its directory.
+    fn newest_that(
+        &self,
+        is_wanted: impl Fn(&KeptDirectory, Option<&FailedBuild>) -> bool,
+    ) -> Result<Option<KeptDirectory>> {
         let settings = Settings::in_force();
         let told = ToldFailures::of(&Caller::current());
         for kept in self.kept(&settings)? {
             let build = self.open(&kept, &settings, &told).ok();
             if is_wanted(&kept, build.as_ref()) {
-                tell(&kept);
-                return Ok(Some(kept.path));
+                return Ok(Some(kept));
             }
         }
         Ok(None)
@@ -314,6 +328,13 @@ impl Wanted<'_> {
         let is_there = self.store().ok()?.physical(derivation).exists();
         is_there.then(|| derivation.clone())
     }
+}
+
+/// The newest kept directory of a build that is called `name`, where that is a name and nothing is there that it could name.
+pub(super) fn directory_of(name: &Path) -> Option<PathBuf> {
+    let is_only_a_name = is_name(name) && name.symlink_metadata().is_err();
+    let found = is_only_a_name.then(|| Wanted::default().newest_called(name.as_os_str()).ok())?;
+    found?.map(|kept| kept.path)
 }
 
 fn tell(kept: &KeptDirectory) {
