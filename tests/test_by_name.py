@@ -135,6 +135,19 @@ def test_a_directory_of_the_name_wins(caller):
     assert (result.returncode, result.stdout, result.stderr) == (3, "in greeting-1.0\n", ""), result
 
 
+def test_what_is_no_kept_directory_does_not_stand_before_a_build_of_its_name(caller):
+    """As the sources of a package often are in a directory that is called like it."""
+    path = place(caller, "nix-build-greeting-1.0.drv-0")
+    caller.make_directory("greeting")
+    result = opens(caller, "greeting", cwd=caller.workspace)
+    assert result.stderr.splitlines() == [
+        f"nix-build-shell: opening {path}, kept just now",
+        "nix-build-shell: that is the build greeting; ./greeting is no kept build directory",
+    ]
+    by_path = caller.run(caller.program, "./greeting", "true", cwd=caller.workspace)
+    assert by_path.returncode == 125 and "opening" not in by_path.stderr, by_path
+
+
 def test_the_directory_of_another_derivation_is_not_taken_for_it(caller):
     """Of the same name, but made of something else, as after a change of the package."""
     place(caller, "nix-build-greeting-1.0.drv-0")

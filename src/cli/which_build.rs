@@ -12,6 +12,7 @@ use super::say::{printable, say};
 use super::table::{age, seconds_since_1970};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::kept_build_name::KeptBuildName;
 use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures, Trust};
 use crate::nix::evaluation::{derivation_of_attribute, derivation_of_installable};
@@ -96,8 +97,8 @@ impl Wanted<'_> {
         }
     }
 
-    /// The build. What was not named is told. A directory or a file of a name wins over all else that it could mean; the usual argument
-    /// costs one system call.
+    /// The build. What was not named is told. A kept build directory of a name wins over all else that it could mean, and so does any
+    /// other directory or file where nothing was kept of a build that is called like it.
     ///
     /// # Errors
     /// One sentence.
@@ -133,6 +134,14 @@ impl Wanted<'_> {
             let real = path.canonicalize().unwrap_or_default();
             if real.starts_with(self.store()?.physical_directory()) {
                 return self.by_store_path(&real);
+            }
+        }
+        if is_name(path) && !looks_kept(path) {
+            let named = self.by_name(path)?;
+            if !matches!(named, Place::Missing(_)) {
+                let shown = path.display();
+                say(format_args!("that is the build {shown}; ./{shown} is no kept build directory"));
+                return Ok(named);
             }
         }
         Ok(Place::Build(path.to_owned()))
@@ -335,6 +344,16 @@ pub(super) fn directory_of(name: &Path) -> Option<PathBuf> {
     let is_only_a_name = is_name(name) && name.symlink_metadata().is_err();
     let found = is_only_a_name.then(|| Wanted::default().newest_called(name.as_os_str()).ok())?;
     found?.map(|kept| kept.path)
+}
+
+/// Whether something with a name may be what Nix has kept, or a copy of it.
+fn looks_kept(path: &Path) -> bool {
+    let is_called_so = path.to_str().is_some_and(|name| KeptBuildName::parse(name).is_some());
+    let tells_of_build = |kept: KeptBuild| match &kept.env_vars {
+        Ok(_) | Err(NoEnvVars::Unreadable(_)) => true,
+        Err(NoEnvVars::Missing(_)) => !kept.outputs().is_empty(),
+    };
+    is_called_so || KeptBuild::open(path).is_ok_and(tells_of_build)
 }
 
 fn tell(kept: &KeptDirectory) {
