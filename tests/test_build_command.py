@@ -167,6 +167,14 @@ def test_a_directory_without_a_name_is_opened_by_what_nix_says(building, has_var
 # --- A command that is not Nix, and what it is given -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("arguments", "given"), [("script -x", "script -x"), ("-A greeting", "--keep-failed -A greeting")])
+def test_a_script_stays_the_first_argument_of_nix_shell(building, arguments, given):
+    """That takes its first argument for a script only if it is no option; it is told by its environment then."""
+    building.program("nix-shell", 'echo "$@"; [[ $NIX_CONFIG = *"keep-failed = true"* ]]')
+    result = building.run("nix-shell", *arguments.split(), env={"PATH": building.path()})
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{given}\n", "")
+
+
 @pytest.mark.parametrize("status", [0, 3, 125])
 def test_any_command_ends_as_it_does_alone(building, status):
     result = building.run("sh", "-c", f"echo out; echo err >&2; exit {status}", line="echo it is run")
@@ -191,6 +199,13 @@ def test_build_wants_a_command(building):
     result = building.caller.run(building.caller.program, "build")
     assert (result.returncode, result.stdout) == (125, "")
     assert result.stderr.startswith("nix-build-shell: build what?") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["--keep-going", "--nonsense", "-Q"])
+def test_an_option_that_build_does_not_have_is_said(building, word):
+    result = building.caller.run(building.caller.program, "build", word, "--", "nix-build")
+    assert (result.returncode, result.stdout) == (125, "")
+    assert f"build has no option {word}:" in result.stderr and f"«nix-build-shell build -- nix-build {word}»" in result.stderr
 
 
 def test_what_is_configured_stays(building):

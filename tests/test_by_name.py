@@ -106,7 +106,7 @@ def test_an_attribute_that_is_not_there_is_nix_s_to_tell(building):
     caller = building.caller
     result = caller.run(caller.program, "-A", "nonsense", str(file), env={"USER": "tester", **_store(building)})
     assert result.returncode == 125
-    assert "nonsense" in result.stderr.splitlines()[0] and result.stderr.endswith("Nix does not know what nonsense is\n")
+    assert "nonsense" in result.stderr.splitlines()[0] and result.stderr.endswith("the evaluation of nonsense failed, as Nix has said above\n")
     result = caller.run(caller.program, "-A", "x", cwd=caller.tmpdir)
     assert result.returncode == 125 and "there is no ./default.nix to look up x in" in result.stderr
 
@@ -125,7 +125,7 @@ def test_an_installable_finds_its_directory(building):
     building.program("nix", script.replace('echo "{}"', "echo 'error: no such flake' >&2; exit 1"))
     result = caller.run(caller.program, ".#other", env=env)
     assert (result.returncode, result.stdout) == (125, "")
-    assert result.stderr == "error: no such flake\nnix-build-shell: Nix does not know what .#other is\n"
+    assert result.stderr == "error: no such flake\nnix-build-shell: the evaluation of .#other failed, as Nix has said above\n"
 
 
 def test_a_directory_of_the_name_wins(caller):
@@ -133,6 +133,19 @@ def test_a_directory_of_the_name_wins(caller):
     caller.copy_of_kept(name="two-outputs")
     result = caller.run(caller.program, "-c", OPENS, "two-outputs", cwd=caller.workspace)
     assert (result.returncode, result.stdout, result.stderr) == (3, "in greeting-1.0\n", ""), result
+
+
+def test_what_is_no_kept_directory_does_not_stand_before_a_build_of_its_name(caller):
+    """As the sources of a package often are in a directory that is called like it."""
+    path = place(caller, "nix-build-greeting-1.0.drv-0")
+    caller.make_directory("greeting")
+    result = opens(caller, "greeting", cwd=caller.workspace)
+    assert result.stderr.splitlines() == [
+        f"nix-build-shell: opening {path}, kept just now",
+        "nix-build-shell: that is the build greeting; ./greeting is no kept build directory",
+    ]
+    by_path = caller.run(caller.program, "./greeting", "true", cwd=caller.workspace)
+    assert by_path.returncode == 125 and "opening" not in by_path.stderr, by_path
 
 
 def test_the_directory_of_another_derivation_is_not_taken_for_it(caller):
@@ -156,6 +169,7 @@ def test_a_name_without_a_directory_tells_how_to_build_it(caller, file, command)
     if file:
         (where / file).write_text("{ }\n")
     result = is_missing(caller, "no-such-package", command=command, cwd=where)
+    is_missing(caller, "no-such-package-1.2", command=command, cwd=where)
     assert result.stderr.count("\n") == 1
     phases = caller.run(caller.program, "phases", "no-such-package", cwd=where)
     assert (phases.returncode, phases.stdout, phases.stderr) == (125, "", result.stderr)
@@ -176,3 +190,47 @@ def test_somebody_is_asked_whether_to_build(root, answer):
             terminal.wait_for("in fails-early")
         assert terminal.end() == (3 if answer == "y" else 1)
     assert len(building.kept()) == (answer == "y")
+
+
+# --- One of several derivations of a name ------------------------------------------------------------------------------
+
+
+def several(building):
+    """Files of two derivations of one name."""
+    body = 'packages.runWithBusybox "several-of-this-name" {} "echo {}; exit 3"'
+    return [building.expression(f"{{ it = {body.replace('{};', word + ';')}; }}", name=f"{word}.nix") for word in ("one", "other")]
+
+
+def instantiated(file):
+    command = ["nix-instantiate", "--quiet", "--quiet", "--quiet", file, "-A", "it"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("means", ["derivation", "output", "attribute", "name", "directory", "nothing"])
+def test_of_several_derivations_of_a_name_the_one_that_is_meant_is_opened(root, means):
+    building = Building(root)
+    one, other = several(building)
+    kept = root.tmpdir / "nix-build-several-of-this-name.drv-0"
+    config = {"NIX_CONFIG": "sandbox = true\nsubstitute = false\nbuild-users-group =\n"}
+    building.run(*building.nix_build("-A", "it", file=one), line="true")
+    # A build whose log ends nearer to when the directory changed last, and which keeps nothing.
+    root.run(*building.nix_build("-A", "it", file=other), env=config)
+    kept.chmod(0o755)
+    path = instantiated(one)
+    query = ["nix-store", "--query", "--outputs"]
+    outputs = [
+        subprocess.run([*query, drv], check=True, capture_output=True, text=True).stdout.strip()
+        for drv in (path, instantiated(other))
+    ]
+    assert outputs[0] != outputs[1]
+    arguments = {
+        "derivation": [path],
+        "output": [outputs[0]],
+        "attribute": ["-A", "it", str(one)],
+        "name": ["several-of-this-name"],
+        "directory": [str(kept)],
+        "nothing": [],
+    }[means]
+    result = root.run(root.program, *arguments, "-c", "echo $out")
+    assert (result.returncode, result.stdout) == (0, f"{outputs[0]}\n"), result
+    assert "several derivations" not in result.stderr

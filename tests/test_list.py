@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -173,6 +174,14 @@ def test_a_directory_is_removed_with_all_that_is_read_only_in_it(caller):
     assert not path.exists() and (precious / "file").read_text() == "still here"
 
 
+def test_of_a_name_the_directory_is_told_and_stays(caller):
+    path = place(caller, "nix-build-greeting-1.0.drv-0")
+    result = remove(caller, "--yes", "greeting")
+    assert (result.returncode, result.stdout) == (125, ""), result
+    assert f"«nix-build-shell remove {path}»" in result.stderr and result.stderr.count("\n") == 1
+    assert path.exists()
+
+
 def test_either_directory_of_a_later_version_names_both(caller):
     path = place(caller, "nix-12-345", nested=True)
     result = remove(caller, "--yes", path / "build", path)
@@ -251,3 +260,34 @@ def test_what_a_build_has_just_left_is_listed_with_its_status_and_can_be_removed
     assert (build["exit_status"], build["name"], build["failed_phase"]) == (1, "fails-early", None)
     result = remove(caller, "--yes", caller.tmpdir / name)
     assert result.returncode == 0 and building.kept() == []
+
+
+def told(caller):
+    (record,) = Path(caller.environment()["HOME"]).glob("**/nix-build-shell/builds/failures.json")
+    return record
+
+
+def test_what_was_told_of_a_directory_is_not_told_of_another_with_its_number(caller):
+    """File systems give the number of what was removed to what is made next."""
+    building = Building(caller)
+    building.build("fails-early", line="true")
+    (name,) = building.kept()
+    path = caller.tmpdir / name
+    assert listed(caller)[name]["exit_status"] == 1
+    number = path.stat().st_ino
+    shutil.rmtree(path)
+    place(caller, name, package="fails-early")
+    record = told(caller)
+    text = record.read_text()
+    assert str(number) in text
+    record.write_text(text.replace(str(number), str(path.stat().st_ino)))
+    assert listed(caller)[name]["exit_status"] is None
+
+
+def test_what_is_removed_is_forgotten(caller):
+    building = Building(caller)
+    building.build("fails-early", line="true")
+    (name,) = building.kept()
+    assert str(caller.tmpdir / name) in told(caller).read_text()
+    assert remove(caller, "--yes", caller.tmpdir / name).returncode == 0
+    assert str(caller.tmpdir / name) not in told(caller).read_text()

@@ -108,7 +108,10 @@ fn position_of_options(command: &[OsString]) -> Option<usize> {
     loop {
         let name = Path::new(command.get(at)?).file_name()?.to_str()?;
         if COMMANDS.contains(&name) {
-            return Some(at + 1);
+            // That takes its first argument for a script unless it is an option, and NIX_CONFIG tells it as well.
+            let is_option = |word: &OsString| word.as_bytes().starts_with(b"-");
+            let has_script = name == "nix-shell" && command.get(at + 1).is_some_and(|first| !is_option(first));
+            return (!has_script).then_some(at + 1);
         }
         let (_, letters, names) = WRAPPERS.iter().find(|(wrapper, ..)| *wrapper == name)?;
         at = after_options(command, at + 1, letters, names);
@@ -174,6 +177,8 @@ mod tests {
             ("sudo -u nix -E -- nix-build x", "sudo -u nix -E -- nix-build --keep-failed x"),
             ("sudo -Eu nix env -u A B=c nix build", "sudo -Eu nix env -u A B=c nix --keep-failed build"),
             ("sudo --user nix --group=x nix-build", "sudo --user nix --group=x nix-build --keep-failed"),
+            ("nix-shell -A hello", "nix-shell --keep-failed -A hello"),
+            ("nix-shell", "nix-shell --keep-failed"),
             ("nice -n 10 time nix-build", "nice -n 10 time nix-build --keep-failed"),
         ] {
             assert_eq!(added(command), expected);
@@ -182,9 +187,16 @@ mod tests {
 
     #[test]
     fn other_commands_stay_as_they_are() {
-        for command in
-            ["make nix-build", "sudo -u nix make", "sudo -u nix", "nix-eval-jobs x", "sh -c nix-build", "sudo"]
-        {
+        for command in [
+            "make nix-build",
+            "sudo -u nix make",
+            "sudo -u nix",
+            "nix-eval-jobs x",
+            "sh -c nix-build",
+            "sudo",
+            "nix-shell ./script -x",
+            "sudo nix-shell ./script",
+        ] {
             assert_eq!(added(command), command);
         }
     }

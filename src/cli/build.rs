@@ -1,6 +1,7 @@
 //! `nix-build-shell build -- COMMAND`: runs a command that builds with Nix, and opens the sandbox of what failed.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -45,6 +46,13 @@ pub struct Options {
 /// # Errors
 /// One sentence where the command could not be run, or there is no sandbox.
 pub fn run(options: &Options) -> Result<u8> {
+    if let Some(word) = options.build.first().filter(|word| word.as_bytes().starts_with(b"-")) {
+        let word = word.display();
+        bail!(
+            "build has no option {word}: see «nix-build-shell build --help»; an option of Nix's goes behind the command, as in \
+             «nix-build-shell build -- nix-build {word}»"
+        );
+    }
     let entry = enter::Options {
         build_dir: None,
         command: Vec::new(),
@@ -125,7 +133,7 @@ fn named(outcome: &Outcome, trust: &Trust) -> Vec<KeptDirectory> {
 /// The directories that were kept while a command ran that did not show what Nix said, the first one first.
 fn unnamed(before: &[KeptDirectory], after: Vec<KeptDirectory>) -> Vec<KeptDirectory> {
     let was_kept = |directory: &KeptDirectory| {
-        before.iter().any(|known| known.standing == Standing::Kept && known.is_same(directory))
+        before.iter().any(|known| known.standing == Standing::Kept && known.is_unchanged_in(directory))
     };
     let is_new = |directory: &KeptDirectory| directory.standing == Standing::Kept && !was_kept(directory);
     let mut new: Vec<_> = after.into_iter().filter(is_new).collect();

@@ -1,16 +1,17 @@
 //! `nix-build-shell remove`: removes build directories that Nix has kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
 
 use super::ask::confirm;
 use super::say::{print, printable, say_error};
 use super::table::size;
+use super::which_build::directory_of;
 use crate::caller::Caller;
 use crate::disk_usage::DiskUsage;
-use crate::kept_builds::{Removable, Trust};
+use crate::kept_builds::{Removable, ToldFailures, Trust};
 use crate::nix::Settings;
 
 /// Which ones.
@@ -32,14 +33,15 @@ pub struct Options {
 /// # Errors
 /// One sentence for each that cannot be removed; the last one is returned.
 pub fn run(options: &Options) -> Result<u8> {
-    let trust = Trust::of(&Caller::current(), &Settings::in_force());
+    let caller = Caller::current();
+    let trust = Trust::of(&caller, &Settings::in_force());
     let (mut removable, mut failures) = (Vec::<Removable>::new(), Vec::new());
     for path in &options.build_dirs {
         match Removable::check(path, &trust) {
             // Named twice, it is removed once.
             Ok(kept) if removable.iter().any(|known| known.path == kept.path) => {}
             Ok(kept) => removable.push(kept),
-            Err(error) => failures.push(error),
+            Err(error) => failures.push(named_instead(path).unwrap_or(error)),
         }
     }
     refuse(failures)?;
@@ -61,7 +63,19 @@ pub fn run(options: &Options) -> Result<u8> {
             Err(error) => failures.push(error),
         }
     }
+    // What is not forgotten now is when something else is told.
+    let _ = ToldFailures::forget_what_is_gone(&caller);
     refuse(failures).map(|()| 0)
+}
+
+/// Of what is only the name of a build: what is wanted of whoever would remove it.
+fn named_instead(name: &Path) -> Option<Error> {
+    let directory = directory_of(name)?;
+    let (name, directory) = (name.display(), directory.display());
+    Some(anyhow!(
+        "«remove» wants the directory and not the name: the one kept last of {name} is {directory}, which \
+         «nix-build-shell remove {directory}» removes"
+    ))
 }
 
 const CANNOT_PRINT: &str = "cannot print";

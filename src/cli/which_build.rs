@@ -12,6 +12,7 @@ use super::say::{printable, say};
 use super::table::{age, seconds_since_1970};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::kept_build_name::KeptBuildName;
 use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures, Trust};
 use crate::nix::evaluation::{derivation_of_attribute, derivation_of_installable};
@@ -48,7 +49,7 @@ pub(super) enum Target {
 pub(super) struct Named {
     /// The kept build directory, or the derivation.
     pub(super) path: PathBuf,
-    /// The derivation that was built in a directory whose name does not tell, as Nix has said.
+    /// The derivation that was built in a directory: what the caller has asked for, or what Nix has said.
     pub(super) derivation: Option<PathBuf>,
 }
 
@@ -66,6 +67,8 @@ pub(super) struct Missing {
 /// The same, before it is looked up what is known of it.
 enum Place {
     Build(PathBuf),
+    /// A directory, and the derivation that the caller means.
+    Kept(PathBuf, PathBuf),
     Missing(Missing),
 }
 
@@ -94,14 +97,15 @@ impl Wanted<'_> {
         }
     }
 
-    /// The build. What was not named is told. A directory or a file of a name wins over all else that it could mean; the usual argument
-    /// costs one system call.
+    /// The build. What was not named is told. A kept build directory of a name wins over all else that it could mean, and so does any
+    /// other directory or file where nothing was kept of a build that is called like it.
     ///
     /// # Errors
     /// One sentence.
     pub(super) fn find(&self) -> Result<Target> {
         match self.place()? {
-            Place::Build(path) => Ok(Target::Build(Named { derivation: told_derivation(&path), path })),
+            Place::Build(path) => Ok(Target::Build(Named { derivation: self.told_derivation(&path), path })),
+            Place::Kept(path, derivation) => Ok(Target::Build(Named { path, derivation: Some(derivation) })),
             Place::Missing(missing) => Ok(Target::Missing(missing)),
         }
     }
@@ -132,6 +136,14 @@ impl Wanted<'_> {
                 return self.by_store_path(&real);
             }
         }
+        if is_name(path) && !looks_kept(path) {
+            let named = self.by_name(path)?;
+            if !matches!(named, Place::Missing(_)) {
+                let shown = path.display();
+                say(format_args!("that is the build {shown}; ./{shown} is no kept build directory"));
+                return Ok(named);
+            }
+        }
         Ok(Place::Build(path.to_owned()))
     }
 
@@ -149,7 +161,7 @@ impl Wanted<'_> {
         if path.extension() == Some("drv".as_ref()) {
             // Without a directory the derivation itself can be entered.
             return Ok(match self.kept_directory_of(&path)? {
-                Some(kept) => Place::Build(kept),
+                Some(kept) => Place::Kept(kept, path),
                 None => Place::Build(store.physical(&path)),
             });
         }
@@ -160,7 +172,7 @@ impl Wanted<'_> {
         drop(records);
         for derivation in &makers {
             if let Some(kept) = self.kept_directory_of(derivation)? {
-                return Ok(Place::Build(kept));
+                return Ok(Place::Kept(kept, derivation.clone()));
             }
         }
         let derivation =
@@ -195,7 +207,7 @@ impl Wanted<'_> {
 
     fn by_derivation(&self, derivation: &Path, name: &OsStr, command: Vec<OsString>) -> Result<Place> {
         if let Some(kept) = self.kept_directory_of(derivation)? {
-            return Ok(Place::Build(kept));
+            return Ok(Place::Kept(kept, derivation.to_owned()));
         }
         if self.fresh {
             return Ok(Place::Build(self.store()?.physical(derivation)));
@@ -206,18 +218,17 @@ impl Wanted<'_> {
     /// A name is that of a derivation, with or without its version.
     fn by_name(&self, name: &Path) -> Result<Place> {
         let name = name.as_os_str();
-        let found = self.newest_that(|kept, build| {
-            let of_derivation = build.and_then(|build| build.derivation.as_ref().map(|derivation| derivation.name()));
-            let known = of_derivation.or_else(|| kept.name.derivation().map(str::as_bytes));
-            known.is_some_and(|known| known == name.as_bytes() || package_name(known) == name.as_bytes())
-        })?;
-        match found {
+        let found = self.newest_called(name)?;
+        if let Some(kept) = &found {
+            tell(kept);
+        }
+        match found.map(|kept| kept.path) {
             Some(kept) if self.fresh => {
                 let build = kept_builds::open(
                     &kept,
                     &Settings::in_force(),
                     self.store_root,
-                    told_derivation(&kept).as_deref(),
+                    self.told_derivation(&kept).as_deref(),
                 )?;
                 let derivation = build.derivation.context("its derivation is not known")?;
                 Ok(Place::Build(build.store.physical(&derivation.path)))
@@ -225,6 +236,15 @@ impl Wanted<'_> {
             Some(kept) => Ok(Place::Build(kept)),
             None => Ok(Place::Missing(self.missing(name, command_for(name)))),
         }
+    }
+
+    /// The newest kept directory of a build with this name.
+    fn newest_called(&self, name: &OsStr) -> Result<Option<KeptDirectory>> {
+        self.newest_that(|kept, build| {
+            let of_derivation = build.and_then(|build| build.derivation.as_ref().map(|derivation| derivation.name()));
+            let known = of_derivation.or_else(|| kept.name.derivation().map(str::as_bytes));
+            known.is_some_and(|known| known == name.as_bytes() || package_name(known) == name.as_bytes())
+        })
     }
 
     fn missing(&self, name: &OsStr, command: Vec<OsString>) -> Missing {
@@ -236,21 +256,27 @@ impl Wanted<'_> {
             return Ok(None);
         }
         let name = KeptBuildName::of_derivation(derivation);
-        self.newest_that(|kept, build| {
+        let found = self.newest_that(|kept, build| {
             (kept.name == KeptBuildName::Number || Some(&kept.name) == name.as_ref())
                 && build.and_then(|build| build.derivation.as_ref()).is_some_and(|found| found.path == derivation)
-        })
+        })?;
+        Ok(found.map(|kept| {
+            tell(&kept);
+            kept.path
+        }))
     }
 
-    /// The newest kept directory of which this is true; it is told which that is. A build that cannot be opened has only its directory.
-    fn newest_that(&self, is_wanted: impl Fn(&KeptDirectory, Option<&FailedBuild>) -> bool) -> Result<Option<PathBuf>> {
+    /// The newest kept directory of which this is true. A build that cannot be opened has only its directory.
+    fn newest_that(
+        &self,
+        is_wanted: impl Fn(&KeptDirectory, Option<&FailedBuild>) -> bool,
+    ) -> Result<Option<KeptDirectory>> {
         let settings = Settings::in_force();
         let told = ToldFailures::of(&Caller::current());
         for kept in self.kept(&settings)? {
             let build = self.open(&kept, &settings, &told).ok();
             if is_wanted(&kept, build.as_ref()) {
-                tell(&kept);
-                return Ok(Some(kept.path));
+                return Ok(Some(kept));
             }
         }
         Ok(None)
@@ -285,8 +311,8 @@ impl Wanted<'_> {
     }
 
     fn open(&self, kept: &KeptDirectory, settings: &Settings, told: &ToldFailures) -> Result<FailedBuild> {
-        let derivation = told.about(kept).map(|told| told.derivation.as_path());
-        kept_builds::open(&kept.path, settings, self.store_root, derivation)
+        let derivation = self.told_of(told, kept);
+        kept_builds::open(&kept.path, settings, self.store_root, derivation.as_deref())
     }
 
     fn kept(&self, settings: &Settings) -> Result<impl Iterator<Item = KeptDirectory>> {
@@ -297,18 +323,37 @@ impl Wanted<'_> {
     fn store(&self) -> Result<Store> {
         Store::chosen(self.store_root)
     }
+
+    /// What Nix has said was built in a directory: its name may be that of several derivations, or of none.
+    fn told_derivation(&self, path: &Path) -> Option<PathBuf> {
+        let caller = Caller::current();
+        let kept = KeptDirectory::at(path, &Trust::of(&caller, &Settings::default()))?;
+        self.told_of(&ToldFailures::of(&caller), &kept)
+    }
+
+    /// The same, unless the store does not have it any more: then the directory is all there is to go by.
+    fn told_of(&self, told: &ToldFailures, kept: &KeptDirectory) -> Option<PathBuf> {
+        let derivation = &told.about(kept)?.derivation;
+        let is_there = self.store().ok()?.physical(derivation).exists();
+        is_there.then(|| derivation.clone())
+    }
 }
 
-/// What Nix has said was built in a directory, where its name does not tell.
-fn told_derivation(path: &Path) -> Option<PathBuf> {
-    let trust = Trust::of(&Caller::current(), &Settings::default());
-    let is_outer = |path: &Path| path.file_name().and_then(OsStr::to_str).and_then(KeptBuildName::parse);
-    let parent = path.parent().filter(|_| path.ends_with("build"));
-    if is_outer(path).or_else(|| is_outer(parent?)) != Some(KeptBuildName::Number) {
-        return None;
-    }
-    let kept = KeptDirectory::at(path, &trust)?;
-    ToldFailures::of(&Caller::current()).about(&kept).map(|told| told.derivation.clone())
+/// The newest kept directory of a build that is called `name`, where that is a name and nothing is there that it could name.
+pub(super) fn directory_of(name: &Path) -> Option<PathBuf> {
+    let is_only_a_name = is_name(name) && name.symlink_metadata().is_err();
+    let found = is_only_a_name.then(|| Wanted::default().newest_called(name.as_os_str()).ok())?;
+    found?.map(|kept| kept.path)
+}
+
+/// Whether something with a name may be what Nix has kept, or a copy of it.
+fn looks_kept(path: &Path) -> bool {
+    let is_called_so = path.to_str().is_some_and(|name| KeptBuildName::parse(name).is_some());
+    let tells_of_build = |kept: KeptBuild| match &kept.env_vars {
+        Ok(_) | Err(NoEnvVars::Unreadable(_)) => true,
+        Err(NoEnvVars::Missing(_)) => !kept.outputs().is_empty(),
+    };
+    is_called_so || KeptBuild::open(path).is_ok_and(tells_of_build)
 }
 
 fn tell(kept: &KeptDirectory) {
@@ -329,6 +374,8 @@ fn realise(derivation: &Path) -> Vec<OsString> {
 
 /// What somebody would type to build a package of this name here.
 fn command_for(name: &OsStr) -> Vec<OsString> {
+    // Attributes have no version.
+    let name = OsStr::from_bytes(package_name(name.as_bytes()));
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
     if Path::new("default.nix").exists() {
         [words(&["nix-build", "-A"]), vec![name.to_owned()]].concat()

@@ -15,8 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, openat, statat, statx};
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 pub use self::description::{Description, open};
 pub use self::removal::Removable;
@@ -51,7 +52,19 @@ pub struct KeptDirectory {
     pub is_nested: bool,
     /// When it last changed, its mode included: Nix sets that as it keeps the directory.
     pub kept_at: SystemTime,
-    identity: (u64, u64),
+    identity: Identity,
+}
+
+/// By which a directory is known to be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    device: u64,
+    /// A number of a directory that was removed may be another's later.
+    inode: u64,
+    /// When it was made, in seconds since 1970 and nanoseconds, where the file system tells: see statx(2).
+    #[serde(default)]
+    born: Option<(i64, u32)>,
 }
 
 /// What a directory is that looks like one that Nix has built in.
@@ -179,12 +192,18 @@ fn look_at(
         owner: below.as_ref().map_or(status.st_uid, |below| below.st_uid),
         is_nested: below.is_some(),
         kept_at: below.as_ref().map_or(outer, |below| outer.max(changed(below))),
-        identity: (status.st_dev, status.st_ino),
+        identity: Identity { device: status.st_dev, inode: status.st_ino, born: born(&handle) },
     })
 }
 
 fn has_file(directory: &OwnedFd, name: &str) -> bool {
     statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+fn born(directory: &OwnedFd) -> Option<(i64, u32)> {
+    let status = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let is_told = status.stx_mask & StatxFlags::BTIME.bits() != 0;
+    is_told.then_some((status.stx_btime.tv_sec, status.stx_btime.tv_nsec))
 }
 
 fn changed(status: &Stat) -> SystemTime {
@@ -212,6 +231,12 @@ impl KeptDirectory {
     /// When it was kept, in seconds since 1970.
     pub fn seconds(&self) -> u64 {
         self.kept_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// Whether `later` is the same directory, and not another that has its number now. Where the file system does not tell when a directory
+    /// was made, one that has changed may be another.
+    pub fn is_unchanged_in(&self, later: &Self) -> bool {
+        self.is_same(later) && (self.identity.born.is_some() || self.kept_at == later.kept_at)
     }
 
     /// Whether two values are of the same directory, as it is on the disk.

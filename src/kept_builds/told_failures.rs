@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::KeptDirectory;
+use super::{Identity, KeptDirectory};
 use crate::caller::Caller;
 use crate::record;
 use crate::state_directory::StateDirectory;
@@ -22,9 +22,7 @@ const MOST: usize = 500;
 pub struct ToldFailure {
     #[serde(with = "crate::os_text")]
     directory: PathBuf,
-    /// By which it is known that the directory still is the same.
-    device: u64,
-    inode: u64,
+    identity: Identity,
     kept: u64,
     /// The derivation that was built in it.
     #[serde(with = "crate::os_text")]
@@ -54,15 +52,23 @@ impl ToldFailures {
 
     /// Adds what was told of a directory.
     pub fn add(&mut self, kept: &KeptDirectory, derivation: &Path, status: Option<u8>) {
-        let (device, inode) = kept.identity;
         self.failures.push(ToldFailure {
             directory: kept.path.clone(),
-            device,
-            inode,
+            identity: kept.identity,
             kept: kept.seconds(),
             derivation: derivation.to_owned(),
             status,
         });
+    }
+
+    /// Forgets what was told of directories that are gone.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn forget_what_is_gone(caller: &Caller) -> Result<()> {
+        let told = Self::of(caller);
+        let is_gone = |told: &ToldFailure| told.directory.symlink_metadata().is_err();
+        if told.failures.iter().any(is_gone) { told.keep(caller) } else { Ok(()) }
     }
 
     /// Writes it down, but for directories that are gone.
@@ -78,9 +84,9 @@ impl ToldFailures {
 }
 
 impl ToldFailure {
-    /// A number of a directory that was removed may be another's later. Its time changes with its mode, but never to an earlier one.
+    /// Its time changes with its mode, but never to an earlier one.
     fn is_of(&self, kept: &KeptDirectory) -> bool {
-        (self.device, self.inode) == kept.identity && self.directory == kept.path && self.kept <= kept.seconds()
+        self.identity == kept.identity && self.directory == kept.path && self.kept <= kept.seconds()
     }
 }
 
@@ -104,6 +110,10 @@ mod tests {
         let other = place.path().join("nix-1-3");
         std::fs::create_dir(&other).unwrap();
         assert_eq!(told.about(&KeptDirectory::at(&other, &trust).unwrap()), None);
+        let mut known = KeptDirectory::at(&path, &trust).unwrap();
+        assert!(told.about(&known).is_some());
+        known.identity.born = known.identity.born.map(|(seconds, nanoseconds)| (seconds + 1, nanoseconds));
+        assert_eq!(told.about(&known).is_some(), known.identity.born.is_none(), "one that was made later");
         std::fs::rename(&path, place.path().join("nix-1-4")).unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(told.about(&KeptDirectory::at(&path, &trust).unwrap()), None);

@@ -66,7 +66,7 @@ fn ask(mut command: Command, what: &OsStr, store: &Store) -> Result<PathBuf> {
         .with_context(|| format!("cannot start {}", program.display()))?;
     let shown = what.display();
     if !answer.status.success() {
-        bail!("Nix does not know what {shown} is");
+        bail!("the evaluation of {shown} failed, as Nix has said above");
     }
     match derivations_in(&answer.stdout, store).as_slice() {
         [derivation] => Ok(derivation.clone()),
