@@ -43,13 +43,15 @@ impl Caller {
     /// be called while there is no other thread, of which it would say nothing.
     ///
     /// # Errors
-    /// Where the ids cannot be changed; the action is not done then.
+    /// Where the ids cannot be changed: the action is not done then. Where they cannot be changed back, it is, and nothing may follow.
     pub fn with_own_rights<T>(&self, action: impl FnOnce() -> T) -> Result<T> {
         if !self.through_sudo || geteuid() == self.uid {
             return Ok(action());
         }
-        let _rights = OwnRights::take(self).context("cannot take the rights of the user who called sudo")?;
-        Ok(action())
+        let rights = OwnRights::take(self).context("cannot take the rights of the user who called sudo")?;
+        let result = action();
+        rights.give_back().context("cannot take root's rights again, after those of the user who called sudo")?;
+        Ok(result)
     }
 
     /// Whether the sandbox's processes own root's files on the host: then modes alone protect nothing of the host's.
@@ -58,7 +60,7 @@ impl Caller {
     }
 }
 
-/// The effective ids are the caller's, until this value goes. The others stay root's: he can neither trace nor end us meanwhile.
+/// The effective ids are the caller's, until they are given back. The others stay root's: he can neither trace nor end us meanwhile.
 struct OwnRights {
     group: Gid,
     dumpable: DumpableBehavior,
@@ -75,18 +77,16 @@ impl OwnRights {
             Err(errno) => return Err(errno),
         }
         set_thread_res_gid(None, caller.gid, None)?;
-        // From here on the end of this value gives them back.
-        set_thread_res_uid(None, caller.uid, None)?;
-        Ok(rights)
+        match set_thread_res_uid(None, caller.uid, None) {
+            Ok(()) => Ok(rights),
+            Err(errno) => rights.give_back().and(Err(errno)),
+        }
     }
-}
 
-impl Drop for OwnRights {
-    fn drop(&mut self) {
-        // The saved ids are root's, so none of it can fail.
-        let _ = set_thread_res_uid(None, Uid::ROOT, None);
-        let _ = set_thread_res_gid(None, self.group, None);
-        let _ = set_dumpable_behavior(self.dumpable);
+    fn give_back(self) -> rustix::io::Result<()> {
+        set_thread_res_uid(None, Uid::ROOT, None)?;
+        set_thread_res_gid(None, self.group, None)?;
+        set_dumpable_behavior(self.dumpable)
     }
 }
 

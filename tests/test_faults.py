@@ -115,8 +115,10 @@ def on_terminal(caller, *argv):
 def test_a_call_that_fails_leaves_the_terminal_as_it_was(user, faults):
     line = user.command_line("bash", "-c", "tty; stty -a | head -n 1")
     trace = user.make_directory("trace") / "calls"
+    on_terminal(user, *line)
     status, seen, is_restored = on_terminal(user, *faults.tracing(trace), *line)
     assert status == 0 and "/dev/pts/0" in seen and is_restored
+    assert set(PROCESSES.values()) >= {call.process for call in read_calls(trace) if call.name in ("sethostname", "setpgid")}
     # Until the end, since the relay begins when the command runs.
     calls = [call for call in read_calls(trace) if call.name in OF_TERMINAL and call.process < 4]
     every = list(faults.faults(calls))
@@ -179,6 +181,7 @@ def test_whoever_is_killed_at_any_moment_nothing_is_left(user, faults, session):
 def test_a_terminal_is_given_back_whoever_is_killed(user, faults):
     line = user.command_line("bash", "-c", "stty -echo; echo begun")
     trace = user.make_directory("trace") / "calls"
+    on_terminal(user, *line)
     status, _, _ = on_terminal(user, *faults.tracing(trace), *line)
     assert status == 0
     chance = random.Random(20261128)

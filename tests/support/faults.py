@@ -100,6 +100,8 @@ class Faults:
 
     def all_calls(self, caller, trace, command_line, **how):
         """The same to the end."""
+        # What Nix was asked is remembered: its processes are in the first run only, and would shift the numbers of all others.
+        caller.run(*command_line, **how)
         return caller.run(*self.tracing(trace), *command_line, **how), read_calls(trace)
 
     def tracing(self, trace):
