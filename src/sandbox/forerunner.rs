@@ -100,8 +100,7 @@ impl Forerunner {
         let process = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) }
             .map_err(refusal::of_namespaces)?;
         if let Some(cores) = &orders.cores {
-            // A new process begins in the queue of its parent's core, and the scheduler leaves both there, one after the other.
-            cores.leave();
+            cores.send_to_another(process.pid);
         }
         let network = Some(Network { from_forerunner, to_child });
         Ok(Self { process, is_reaped: false, orders, task: None, _stack: stack, network })
@@ -174,13 +173,15 @@ impl Cores {
         (allowed.count() > 1).then_some(Self { allowed })
     }
 
-    /// Moves the calling process to another core, and lets it run on all of them again.
-    fn leave(&self) {
+    /// Moves a process that has just been created to another core than the caller's, and lets it run on all of them again. It would
+    /// begin in the queue of this one, and the scheduler would leave both here, one after the other. Whoever waits in a queue is
+    /// moved at once; to move itself, or another that runs, a process has to wait for the kernel's own.
+    fn send_to_another(&self, process: Pid) {
         let mut others = self.allowed;
         others.unset(sched_getcpu());
         // Where it must not, all goes on as before, one after the other.
-        if sched_setaffinity(None, &others).is_ok() {
-            let _ = sched_setaffinity(None, &self.allowed);
+        if sched_setaffinity(Some(process), &others).is_ok() {
+            let _ = sched_setaffinity(Some(process), &self.allowed);
         }
     }
 }
@@ -214,9 +215,10 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
         First::Sandbox => {
             create_child(orders, others.without(Namespaces::NETWORK))?;
             if others.isolate_network() {
-                if let Some(cores) = &orders.cores {
-                    // Now it is the child that begins on this core, and the parent waits.
-                    cores.leave();
+                // That the child may choose its cores itself comes later: it waits for the network before.
+                if let (Some(cores), Some(child)) = (&orders.cores, Pid::from_raw(orders.child.load(Ordering::Relaxed)))
+                {
+                    cores.send_to_another(child);
                 }
                 sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
                 make_network(orders)?;
