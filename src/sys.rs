@@ -3,10 +3,12 @@
 //! Everything here is a bare system call: no allocation, no libc, no lock. The child half of the sandbox may call it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use linux_raw_sys::general;
 use linux_raw_sys::ioctl::{SIOCSIFFLAGS, TIOCGDEV};
@@ -14,12 +16,13 @@ use linux_raw_sys::landlock::{LANDLOCK_CREATE_RULESET_VERSION, landlock_ruleset_
 use linux_raw_sys::net::ifreq;
 use linux_raw_sys::ptrace::{SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO, SECCOMP_SET_MODE_FILTER};
 use rustix::io::{Errno, Result};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::Signal;
 
 use crate::plan::Namespaces;
 
-/// The allocator of the standard library, which ends this process with a sentence where there is no memory, and not by a signal. What
-/// that leaves behind a later run removes.
+/// The allocator of the standard library, which ends this process with a sentence where there is no memory, and not by a signal: what
+/// was [set aside](set_memory_aside) is used up before. What that leaves behind a later run removes.
 #[derive(Debug)]
 pub struct Allocator;
 
@@ -29,8 +32,39 @@ const NO_MEMORY: &[u8] =
 /// The exit status of our own errors.
 const OWN_ERROR: i32 = 125;
 
-/// Ends this process where there is no memory.
-fn checked(memory: *mut u8) -> *mut u8 {
+/// Where the memory lies that was set aside, if there is some.
+static SET_ASIDE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// More than a start takes once it has made a directory.
+const SET_ASIDE_SIZE: usize = 1 << 20;
+
+/// Sets memory aside for what comes once something is there to be removed again: what no longer fits a limit then is refused now.
+///
+/// # Errors
+/// There is not that much.
+pub fn set_memory_aside() -> Result<()> {
+    if SET_ASIDE.load(Ordering::Relaxed).is_null() {
+        // SAFETY: the kernel chooses a place where nothing is.
+        let memory = unsafe {
+            mmap_anonymous(ptr::null_mut(), SET_ASIDE_SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        }?;
+        SET_ASIDE.store(memory, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Gives back what was set aside, once.
+fn use_up_what_is_set_aside() -> bool {
+    let memory = SET_ASIDE.swap(ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: nobody has ever used this mapping.
+    !memory.is_null() && unsafe { munmap(memory, SET_ASIDE_SIZE) }.is_ok()
+}
+
+/// Tries it again with what was set aside, and ends this process where there is no memory even so.
+fn checked(mut allocate: impl FnMut() -> *mut u8) -> *mut u8 {
+    let mut memory = allocate();
+    if memory.is_null() && use_up_what_is_set_aside() {
+        memory = allocate();
+    }
     if memory.is_null() {
         let _ = rustix::io::write(rustix::stdio::stderr(), NO_MEMORY);
         exit(OWN_ERROR);
@@ -42,17 +76,17 @@ fn checked(memory: *mut u8) -> *mut u8 {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller answers for the layout.
-        checked(unsafe { System.alloc(layout) })
+        checked(|| unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller answers for the layout.
-        checked(unsafe { System.alloc_zeroed(layout) })
+        checked(|| unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller answers for all of it.
-        checked(unsafe { System.realloc(memory, layout, size) })
+        // SAFETY: the caller answers for all of it, and where it fails the memory is as it was.
+        checked(|| unsafe { System.realloc(memory, layout, size) })
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {

@@ -37,6 +37,7 @@ use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
 use crate::plan::{BUILD, BuildMount, HostDirectories, OUTPUTS, OVERLAY_WORK, STORE_MODE};
 use crate::sandbox::IdMappedMount;
+use crate::sys;
 
 /// How the name of every scratch directory starts, and of nothing else that anybody would make by hand.
 const PREFIX: &str = ".nix-build-shell-scratch-";
@@ -145,6 +146,9 @@ impl Scratch {
     /// # Errors
     /// Where `parent` is missing, full, not writable, inside the kept directory, or mounted so that no program there may run.
     pub fn create(parent: &Path, kept: Option<&Path>) -> Result<Self> {
+        // From here on there is something to be removed again.
+        sys::set_memory_aside()
+            .map_err(|_| anyhow!("there is no memory left for it (see «ulimit -v», and what else runs)"))?;
         let remedy = Purpose::OneSandbox.remedy();
         let parent = parent.canonicalize().map_err(|error| {
             anyhow!("there is no directory {} for the scratch copy ({error}); {remedy}", parent.display())
