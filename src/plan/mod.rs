@@ -86,8 +86,8 @@ impl Namespaces {
     pub const USER: Self = Self(general::CLONE_NEWUSER);
     /// The one that takes the kernel longest.
     pub const NETWORK: Self = Self(general::CLONE_NEWNET);
-    /// Those whose content is settled when the sandbox's first process is created: it, the mounts, and the cgroup that is the root.
-    pub const OF_PROCESS: Self = Self(general::CLONE_NEWPID | general::CLONE_NEWNS | general::CLONE_NEWCGROUP);
+    /// Those whose content is settled when the sandbox's first process is created: it, and the cgroup that is the root.
+    pub const OF_PROCESS: Self = Self(general::CLONE_NEWPID | general::CLONE_NEWCGROUP);
 
     /// Those of `self` that are not in `others`.
     pub const fn without(self, others: Self) -> Self {
@@ -310,17 +310,22 @@ impl Plan {
     }
 }
 
-/// What comes before anything that needs an id: where the sandbox is to be joined, the parent writes down meanwhile where it is.
-fn steps_of_start(caller: &Caller) -> Vec<Step> {
-    let mut steps = vec![
-        Step::DieWithParent,
+/// What every sandbox begins with and every process has from its parent, so that it can be done before there is a plan.
+pub(crate) fn steps_ahead() -> Vec<Step> {
+    vec![
         Step::ResetSignals,
         Step::LeaveSessionKeyring,
         Step::SetHostName(c"localhost".into()),
         Step::SetDomainName(c"(none)".into()),
         Step::MakeMountsPrivate,
-        Step::AwaitIdMaps,
-    ];
+    ]
+}
+
+/// What comes before anything that needs an id: where the sandbox is to be joined, the parent writes down meanwhile where it is.
+fn steps_of_start(caller: &Caller) -> Vec<Step> {
+    let mut steps = vec![Step::DieWithParent];
+    steps.extend(steps_ahead());
+    steps.push(Step::AwaitIdMaps);
     if caller.must_change_ids() {
         steps.push(Step::BecomeBuilder);
         // The kernel forgets the death signal when ids change.

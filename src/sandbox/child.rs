@@ -5,6 +5,7 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -55,7 +56,7 @@ pub(super) unsafe fn spawn(
 /// # Errors
 /// As of [`clone3::spawn_in`].
 pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Child> {
-    let mut task = Task::new(plan, descriptors);
+    let mut task = Task::new(plan, descriptors, 0..0);
     // SAFETY: `main` makes system calls on its own copy of the task, and of the plan, and nothing else.
     unsafe { clone3::spawn_in(Namespaces::none(), main, (&raw mut task).cast()) }
 }
@@ -65,6 +66,7 @@ pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Chi
 pub(super) struct Task {
     steps: *const [Step],
     next_step: usize,
+    done_ahead: Range<usize>,
     ends_sandbox: bool,
     has_limits: bool,
     program: *const CStr,
@@ -90,12 +92,13 @@ pub(super) struct Descriptors {
 }
 
 impl Task {
-    /// The task of the child that carries out `plan`.
-    pub(super) fn new(plan: &Plan, descriptors: Descriptors) -> Self {
+    /// The task of the child that carries out `plan`, but for the steps that were done before it was created.
+    pub(super) fn new(plan: &Plan, descriptors: Descriptors, done_ahead: Range<usize>) -> Self {
         let Command { program, arguments, environment } = &plan.command;
         Self {
             steps: plan.steps.as_slice(),
             next_step: 0,
+            done_ahead,
             ends_sandbox: !plan.joins(),
             has_limits: !plan.limits.in_cgroup.is_empty(),
             program: program.as_c_str(),
@@ -178,17 +181,19 @@ fn set_up(task: &mut Task) -> std::result::Result<Pid, Report> {
         let step = task.next_step;
         task.next_step += 1;
         let outcome = match what {
+            _ if task.done_ahead.contains(&step) => Ok(()),
             Step::GoOnInPidNamespace => go_on_in_pid_namespace(task),
-            _ => apply(what, task),
+            _ => apply(what, task.descriptors),
         };
         outcome.map_err(|errno| Report { step, errno })?;
     }
     execute(task).map_err(|errno| Report { step: steps.len(), errno })
 }
 
-fn apply(step: &Step, task: &Task) -> Result<()> {
+/// Does one step. Of the descriptors those that the step needs must be open.
+pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
     // SAFETY: the channel stays open until the command runs.
-    let parent = unsafe { BorrowedFd::borrow_raw(task.descriptors.channel) };
+    let parent = unsafe { BorrowedFd::borrow_raw(descriptors.channel) };
     match step {
         Step::DieWithParent => die_with_parent(parent),
         Step::JoinNamespace { flag, descriptor, .. } => {
@@ -200,7 +205,7 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::GoOnInPidNamespace => Err(Errno::INVAL),
         Step::AwaitIdMaps => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
-        Step::JoinNetwork => join_network(task),
+        Step::JoinNetwork => join_network(descriptors),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::MakeMountsPrivate => {
@@ -246,7 +251,7 @@ fn apply(step: &Step, task: &Task) -> Result<()> {
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
         Step::DropCapabilities => drop_capabilities(),
-        Step::CloseDescriptors => close_descriptors(task.descriptors.channel),
+        Step::CloseDescriptors => close_descriptors(descriptors.channel),
     }
 }
 
@@ -279,8 +284,8 @@ fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The forerunner hands the namespace over. What it cannot do it tells the parent itself; without a word it was killed.
-fn join_network(task: &Task) -> Result<()> {
-    let Some([from_forerunner, _]) = task.descriptors.network else {
+fn join_network(descriptors: Descriptors) -> Result<()> {
+    let Some([from_forerunner, _]) = descriptors.network else {
         return Err(Errno::BADF);
     };
     // SAFETY: the socket stays open until the command runs.

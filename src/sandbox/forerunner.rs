@@ -3,7 +3,7 @@
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
 //! forerunner, begins with it as soon as a sandbox is wanted, on another core. It shares this process's memory and descriptors, so it
 //! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
-//! mounts. Like the child it makes system calls and nothing else.
+//! mounts. What every sandbox begins with it does itself meanwhile. Like the child it makes system calls and nothing else.
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -16,12 +16,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, getpid, getppid};
 use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::child::{self, FAILED, Task};
+use super::child::{self, Descriptors, FAILED, Task};
 use super::clone3::{self, Child};
-use super::message::{Message, send_with};
+use super::message::{Message, Report, send_with};
 use super::{loopback, refusal};
 use crate::descriptor_limit::DescriptorLimit;
-use crate::plan::Namespaces;
+use crate::plan::{Namespaces, Plan, Step, steps_ahead};
 use crate::sys;
 
 /// Room for the forerunner's few frames, and, in its copy, for the child's.
@@ -41,6 +41,8 @@ struct Orders {
     parent: Option<Pid>,
     namespaces: Namespaces,
     first: First,
+    /// What it does where the namespaces come first.
+    steps: Vec<Step>,
     cores: Option<Cores>,
     channel: RawFd,
     network: RawFd,
@@ -84,6 +86,7 @@ impl Forerunner {
             parent: Some(getpid()),
             namespaces,
             first,
+            steps: if first == First::Namespaces { steps_ahead() } else { Vec::new() },
             cores: Cores::here(),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
@@ -116,9 +119,12 @@ impl Forerunner {
         self.network.as_ref().map(|network| [network.to_child.as_raw_fd(), network.from_forerunner.as_raw_fd()])
     }
 
-    /// Lets it create the child that `task` is for.
-    pub(super) fn publish(&mut self, task: Task) {
-        let task = self.task.insert(Box::new(task));
+    /// Lets it create the child that carries out the rest of `plan`.
+    pub(super) fn publish(&mut self, plan: &Plan, descriptors: Descriptors) {
+        // The first step is to die with the parent, which every process has to do for itself.
+        let ahead = 1..1 + self.orders.steps.len();
+        debug_assert_eq!(plan.steps[ahead.clone()], self.orders.steps);
+        let task = self.task.insert(Box::new(Task::new(plan, descriptors, ahead)));
         self.orders.task.store(&raw mut **task, Ordering::Relaxed);
         self.orders.is_published.store(1, Ordering::Release);
         // It fails only for what is no futex.
@@ -207,6 +213,7 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     match orders.first {
         First::Namespaces => {
             sys::unshare(others.without(Namespaces::OF_PROCESS)).map_err(Message::NoNamespaces)?;
+            do_steps(orders)?;
             if others.isolate_network() {
                 make_network(orders)?;
             }
@@ -226,6 +233,15 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
             Ok(())
         }
     }
+}
+
+/// What the child has from this process, when it is created.
+fn do_steps(orders: &Orders) -> std::result::Result<(), Message> {
+    let descriptors = Descriptors { channel: orders.channel, parents_channel: -1, network: None, cgroup: None };
+    for (step, what) in (1..).zip(&orders.steps) {
+        child::apply(what, descriptors).map_err(|errno| Message::Failed(Report { step, errno }))?;
+    }
+    Ok(())
 }
 
 /// Brings `lo` up in the new network namespace, and hands the namespace over.

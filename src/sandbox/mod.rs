@@ -29,7 +29,7 @@ use rustix::thread::set_thread_groups;
 
 use self::cgroup::Cgroup;
 pub use self::cgroup::{Controllers, Usage};
-use self::child::{Descriptors, Task};
+use self::child::Descriptors;
 use self::clone3::Child;
 use self::forerunner::{First, Forerunner};
 pub use self::id_mapped_mount::IdMappedMount;
@@ -142,7 +142,7 @@ impl Groundwork {
             network: self.forerunner.network(),
             cgroup: cgroup.as_ref().and_then(|cgroup| Some(cgroup.as_ref().ok()?.descriptor().as_raw_fd())),
         };
-        self.forerunner.publish(Task::new(plan, descriptors));
+        self.forerunner.publish(plan, descriptors);
         Ok(cgroup)
     }
 

@@ -140,9 +140,9 @@ def read_calls(trace):
 
 
 def until_command(calls):
-    """The calls of the start, but for those of Nix's own processes. The sandbox's first process names the host, and the next one becomes
+    """The calls of the start, but for those of Nix's own processes. The sandbox's first process changes the root, and the next one becomes
     the command by its first execve."""
-    (init,) = {call.process for call in calls if call.name == "sethostname"}
+    (init,) = {call.process for call in calls if call.name == "pivot_root"}
     last = min(index for index, call in enumerate(calls) if call.name == "execve" and call.process > init)
     command = calls[last].process
     of_others = {call.process for call in calls[:last] if call.name == "execve"}
