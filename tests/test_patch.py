@@ -321,10 +321,10 @@ def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
 
 def test_a_tree_with_more_than_a_person_writes_is_left_out_and_its_neighbours_are_not(caller, state, odd):
     _, kept = odd
-    script = "mkdir -p ../cache/deeper ../mine; for i in $(seq 101); do echo $i > ../cache/deeper/$i; done; echo 1 > ../mine/1"
+    script = "mkdir -p ../cache/deeper ../mine; for i in $(seq 101); do echo $i > ../cache/deeper/$i; done; echo 1 > ../mine/1; seq 200000 > ../mine/trace"
     result = session_of(caller, script, own_copy(caller, kept))
     assert names_in(only_patch(caller)) == ["mine/1"]
-    assert "left out 101 files that the build makes, by all appearances: cache/deeper/1, " in result.stderr
+    assert "left out 102 files that the build makes, by all appearances: mine/trace, cache/deeper/1, " in result.stderr
 
 
 def test_what_compilers_write_for_make_is_left_out(caller, state, odd):

@@ -383,6 +383,12 @@ def test_how_far_resume_came_is_known_in_a_later_shell(keeper, ending):
         assert "checkPhase           done\ninstallPhase         failed\n" in answer(terminal, "phases")
         said = answer(terminal, f"{fails}; resume 2>&1")
         assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
+        with shell_entered(keeper, "fix") as second:
+            second.wait_for(PROMPT.replace("checkPhase", "installPhase"))
+            said = answer(second, f"{fails}; resume 2>&1")
+            assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
+            second.type("exit\n")
+            second.end()
         assert "the build is complete" in answer(terminal, "unset -f installPhase; installPhase() { make install PREFIX=$out; }; resume 2>&1")
         end(terminal)
     with shell_entered(keeper, "fix") as terminal:

@@ -7,49 +7,56 @@ use super::ignored::parent_of;
 
 /// More files than anybody writes below one directory in a session.
 const MOST_FILES: usize = 100;
-/// More than anybody types below one directory in a session, in bytes.
+/// More than anybody types into one file in a session, in bytes.
 const MOST_BYTES: usize = 1 << 20;
 
 /// Changes in doubt, by the directory that they came into being in: a tree of which there is more than a person writes is a build's.
 #[derive(Debug, Default)]
-pub(super) struct Doubtful(BTreeMap<Vec<u8>, Tree>);
+pub(super) struct Doubtful {
+    trees: BTreeMap<Vec<u8>, Tree>,
+    /// The paths of single files that are too large.
+    large: Vec<Vec<u8>>,
+    /// The paths of what is in trees of many files.
+    made: Vec<Vec<u8>>,
+}
 
 #[derive(Debug)]
 enum Tree {
     /// Somebody may have written it.
-    Few { changes: Vec<FileChange>, bytes: usize },
-    /// Nobody has: these are the paths.
-    Many(Vec<Vec<u8>>),
+    Few(Vec<FileChange>),
+    /// Nobody has.
+    Many,
 }
 
 impl Doubtful {
     /// Adds a change. `is_old` tells of a directory whether it was there before the session.
     pub fn add(&mut self, change: FileChange, is_old: impl Fn(&[u8]) -> bool) {
+        if change.has_text() && change.size() > MOST_BYTES {
+            self.large.push(change.path().to_vec());
+            return;
+        }
         let new = directories_of(change.path()).take_while(|directory| !is_old(directory)).last();
         let place = new.unwrap_or(parent_of(change.path())).to_vec();
-        let tree = self.0.entry(place).or_insert(Tree::Few { changes: Vec::new(), bytes: 0 });
+        let tree = self.trees.entry(place).or_insert(Tree::Few(Vec::new()));
         match tree {
-            Tree::Many(paths) => paths.push(change.path().to_vec()),
-            Tree::Few { changes, bytes } => {
-                *bytes += change.size();
+            Tree::Many => self.made.push(change.path().to_vec()),
+            Tree::Few(changes) => {
                 changes.push(change);
-                if changes.len() > MOST_FILES || *bytes > MOST_BYTES {
-                    *tree = Tree::Many(changes.iter().map(|change| change.path().to_vec()).collect());
+                if changes.len() > MOST_FILES {
+                    self.made.extend(changes.iter().map(|change| change.path().to_vec()));
+                    *tree = Tree::Many;
                 }
             }
         }
     }
 
-    /// The changes that somebody may have made, and the paths of the others.
+    /// The changes that somebody may have made, and the paths of the others, those first that stand for themselves.
     pub fn divided(self) -> (Vec<FileChange>, Vec<Vec<u8>>) {
-        let (mut written, mut made) = (Vec::new(), Vec::new());
-        for tree in self.0.into_values() {
-            match tree {
-                Tree::Few { changes, .. } => written.extend(changes),
-                Tree::Many(paths) => made.extend(paths),
-            }
-        }
-        (written, made)
+        let few = self.trees.into_values().filter_map(|tree| match tree {
+            Tree::Few(changes) => Some(changes),
+            Tree::Many => None,
+        });
+        (few.flatten().collect(), [self.large, self.made].concat())
     }
 }
 
@@ -85,7 +92,11 @@ mod tests {
         assert_eq!(divided(&[1; MOST_FILES]), (1 + MOST_FILES, 0));
         assert_eq!(divided(&[1; MOST_FILES + 1]), (1, MOST_FILES + 1));
         assert_eq!(divided(&[1; 3 * MOST_FILES]), (1, 3 * MOST_FILES));
-        assert_eq!(divided(&[MOST_BYTES]), (2, 0));
-        assert_eq!(divided(&[MOST_BYTES, 1, 1]), (1, 3));
+    }
+
+    #[test]
+    fn a_large_file_does_not_take_its_neighbours_with_it() {
+        assert_eq!(divided(&[MOST_BYTES, 1]), (3, 0));
+        assert_eq!(divided(&[MOST_BYTES + 1, 1]), (2, 1));
     }
 }

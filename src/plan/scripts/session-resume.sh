@@ -221,10 +221,10 @@ nbsListOutputs() (
 # What the phase that failed found. In a session that is entered again the time of the file is that of the outputs.
 [[ -e $nbsDirectory/state/outputs ]] || : > "$nbsDirectory/state/outputs"
 if [[ -n $nbsPhase ]]; then
-    nbsHad[$nbsPhase]=
+    nbsHad[$nbsPhase]=${nbsFound-}
     for nbsPath in $(nbsOutputsThere); do
-        [[ " $nbsMadeOutputs " == *" $nbsPath "* ]] || nbsHad[$nbsPhase]+="$nbsPath "
+        [[ -n ${nbsFound+known} || " $nbsMadeOutputs " == *" $nbsPath "* ]] || nbsHad[$nbsPhase]+="$nbsPath "
     done
     if nbsIsFunction genericBuild; then nbsRecall "$nbsPhase"; fi
 fi
-unset nbsPath nbsMadeOutputs
+unset nbsPath nbsMadeOutputs nbsFound

@@ -21,6 +21,10 @@ nbsShowOptions() {
 nbsSay() { printf 'nix-build-shell: %s\n' "$*" >&2; }
 
 nbsOptions=$(nbsShowOptions)
+# In a second terminal: how far `resume` came in the first.
+if [[ -s $nbsDirectory/state/phase ]]; then
+    { IFS= read -r -d '' nbsPhase && IFS= read -r -d '' nbsStart && IFS= read -r -d '' nbsFound; } < "$nbsDirectory/state/phase"
+fi
 nbsRemembered=$nbsStart
 nbsStart=${nbsStart:-$nbsTop/$nbsSourceRoot}
 
