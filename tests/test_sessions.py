@@ -377,18 +377,18 @@ def test_how_far_resume_came_is_known_in_a_later_shell(keeper, ending):
         terminal.wait_for(PROMPT)
         answer(terminal, f"patchShebangs tests; {fails}; resume > /dev/null 2>&1")
         terminal.wait_for("greeting:installPhase")
-        end(terminal)
-    with shell_entered(keeper, "fix") as terminal:
-        terminal.wait_for(PROMPT.replace("checkPhase", "installPhase"))
-        assert "checkPhase           done\ninstallPhase         failed\n" in answer(terminal, "phases")
-        said = answer(terminal, f"{fails}; resume 2>&1")
-        assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
         with shell_entered(keeper, "fix") as second:
             second.wait_for(PROMPT.replace("checkPhase", "installPhase"))
             said = answer(second, f"{fails}; resume 2>&1")
             assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
             second.type("exit\n")
             second.end()
+        end(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT.replace("checkPhase", "installPhase"))
+        assert "checkPhase           done\ninstallPhase         failed\n" in answer(terminal, "phases")
+        said = answer(terminal, f"{fails}; resume 2>&1")
+        assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
         assert "the build is complete" in answer(terminal, "unset -f installPhase; installPhase() { make install PREFIX=$out; }; resume 2>&1")
         end(terminal)
     with shell_entered(keeper, "fix") as terminal:
