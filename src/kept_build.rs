@@ -37,6 +37,8 @@ pub struct KeptBuild {
     pub env_vars: Result<EnvVars, NoEnvVars>,
     /// The phase that failed, as it is remembered where this is a session's copy.
     pub failed_phase: Option<FailedPhase>,
+    /// Whether it is what a failed build has left: a session may have begun in an empty directory.
+    pub is_of_failed_build: bool,
 }
 
 /// Why there is no `env-vars` to go by: one sentence.
@@ -77,7 +79,7 @@ impl KeptBuild {
             }
         };
         let env_vars = read_env_vars(&handle, &directory.join(ENV_VARS))?;
-        Ok(Self { directory, handle, env_vars, failed_phase: None })
+        Ok(Self { directory, handle, env_vars, failed_phase: None, is_of_failed_build: true })
     }
 
     /// The value of a variable that was exported when the last phase began.

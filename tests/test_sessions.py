@@ -397,6 +397,17 @@ def test_how_far_resume_came_is_known_in_a_later_shell(keeper, ending):
         leave(terminal)
 
 
+def test_a_build_that_has_not_begun_has_not_failed(keeper):
+    """Whatever became of it elsewhere: the store has the log of that."""
+    derivation = keeper.caller.builds.derivation(keeper.caller.builds.by_root("greeting"))
+    for enter in [lambda: shell_kept(keeper, "fix", build_dir=derivation), lambda: shell_entered(keeper, "fix")]:
+        with enter() as terminal:
+            seen = terminal.wait_for(r"(?s)(.*)\[nix-build-shell greeting\] /build \$ ")[1]
+            assert "greeting-1.0, before it is built\r\n" in seen and "last lines" not in seen and "No such file" not in seen
+            assert "failed\n" not in answer(terminal, "phases 2> /dev/null")
+            leave(terminal)
+
+
 def test_what_was_typed_is_there_the_next_time(keeper):
     with shell_kept(keeper, "fix") as terminal:
         terminal.wait_for(PROMPT)

@@ -132,8 +132,11 @@ impl SandboxOptions {
     }
 }
 
-/// The log of the build. One that cannot be read keeps nobody from the sandbox.
+/// The log of the build, if it has failed. One that cannot be read keeps nobody from the sandbox.
 pub fn read_log(build: &FailedBuild) -> Option<FailedLog> {
+    if !build.has_failed() {
+        return None;
+    }
     FailedLog::of(build).unwrap_or_else(|error| {
         say_error(&error);
         None

@@ -71,6 +71,12 @@ impl Description {
         }
     }
 
+    /// Whether the session began with what a failed build had left, and not with a derivation alone.
+    pub(super) fn is_of_failed_build(&self) -> bool {
+        // A directory may be called like a derivation.
+        self.failed_phase.is_some() || self.build.extension() != Some("drv".as_ref())
+    }
+
     /// Takes over what the last shell of the session has noted, in its directory.
     pub(super) fn take_notes(&mut self, directory: &Scratch) {
         if let (Some(phase), Some(note)) = (&mut self.failed_phase, directory.phase_of_session()) {

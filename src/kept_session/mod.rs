@@ -265,6 +265,7 @@ impl Idle {
         build.add_again(&self.description.additions);
         if let Some(kept) = &mut build.kept {
             kept.failed_phase.clone_from(&self.description.failed_phase);
+            kept.is_of_failed_build = self.description.is_of_failed_build();
         }
         Ok(build)
     }
