@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use rustix::fs::{AtFlags, Stat, fstat, statat};
+use serde::{Deserialize, Serialize};
 
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
@@ -43,7 +44,7 @@ impl FailedLog {
     pub fn of(build: &FailedBuild) -> Result<Option<Self>> {
         let Some(derivation) = &build.derivation else { return Ok(None) };
         let Some(log) = BuildLog::of(&build.store, &derivation.path)? else { return Ok(None) };
-        let is_of_this_build = build.kept.as_ref().is_some_and(|kept| was_written_by(kept, log.written()));
+        let is_of_this_build = build.kept.as_ref().is_some_and(|kept| FailureTimes::of(kept).include(log.written()));
         let origin = match is_of_this_build {
             true => Origin::ThisBuild,
             false if was_built(build) => Origin::Success,
@@ -74,15 +75,37 @@ impl FailedLog {
     }
 }
 
-/// Whether a log that was finished at this time is of the build that left `kept`.
-fn was_written_by(kept: &KeptBuild, written: SystemTime) -> bool {
-    let parent_is_nix_s = kept.directory.canonicalize().is_ok_and(|path| path.ends_with("build"));
-    // Some versions change the mode of both as they keep them, and others that of the outer one.
-    let outer = parent_is_nix_s.then(|| statat(&kept.handle, "..", AtFlags::empty()).ok()).flatten();
-    let kept_at = [fstat(&kept.handle).ok(), outer].iter().flatten().map(changed).max();
-    let phase_began = statat(&kept.handle, "env-vars", AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| modified(&status));
-    kept_at.is_none_or(|kept_at| written <= kept_at + AT_ONCE)
-        && phase_began.is_none_or(|began| began <= written + AT_ONCE)
+/// Between which times a build failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailureTimes {
+    /// When its last phase began; nothing where stdenv has not noted it.
+    phase_began: Option<SystemTime>,
+    /// When Nix kept its directory.
+    kept: Option<SystemTime>,
+}
+
+impl FailureTimes {
+    /// Those of the build that left `kept`; where that is a session's copy, of the build that left what was copied.
+    pub fn of(kept: &KeptBuild) -> Self {
+        if let Some(failed_phase) = &kept.failed_phase {
+            return failed_phase.times.clone();
+        }
+        let parent_is_nix_s = kept.directory.canonicalize().is_ok_and(|path| path.ends_with("build"));
+        // Some versions change the mode of both as they keep them, and others that of the outer one.
+        let outer = parent_is_nix_s.then(|| statat(&kept.handle, "..", AtFlags::empty()).ok()).flatten();
+        let env_vars = statat(&kept.handle, "env-vars", AtFlags::SYMLINK_NOFOLLOW).ok();
+        Self {
+            phase_began: env_vars.as_ref().map(modified),
+            kept: [fstat(&kept.handle).ok(), outer].iter().flatten().map(changed).max(),
+        }
+    }
+
+    /// Whether a log that was finished at this time is of that build.
+    fn include(&self, written: SystemTime) -> bool {
+        self.kept.is_none_or(|kept| written <= kept + AT_ONCE)
+            && self.phase_began.is_none_or(|began| began <= written + AT_ONCE)
+    }
 }
 
 /// Whether the store has all that the derivation makes.
@@ -104,4 +127,35 @@ fn modified(status: &Stat) -> SystemTime {
 fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
     let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::failed_phase::FailedPhase;
+
+    #[test]
+    fn a_log_is_of_the_build_that_ended_when_it_was_written_whatever_became_of_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let env_vars = directory.path().join("env-vars");
+        fs::write(&env_vars, "declare -x A=\"1\"\n").unwrap();
+        let mut kept = KeptBuild::open(directory.path()).unwrap();
+        let times = FailureTimes::of(&kept);
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        assert!(times.include(now) && !times.include(now - hour) && !times.include(now + hour));
+        // A phase is run in it.
+        File::options().write(true).open(env_vars).unwrap().set_modified(now + hour).unwrap();
+        assert!(!FailureTimes::of(&kept).include(now));
+        kept.failed_phase = Some(FailedPhase { name: None, directory: None, outputs: Vec::new(), times });
+        let remembered = FailureTimes::of(&kept);
+        assert!(remembered.include(now) && !remembered.include(now + hour));
+    }
+
+    #[test]
+    fn where_no_time_is_known_every_log_may_be_it() {
+        assert!(FailureTimes::default().include(SystemTime::now()));
+    }
 }

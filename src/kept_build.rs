@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use crate::env_vars::EnvVars;
+use crate::failed_phase::FailedPhase;
 use crate::kept_build_name::KeptBuildName;
 use crate::owner::Owner;
 use crate::quiet_open::{Unsuitable, open_quietly, read_quietly};
@@ -34,6 +35,10 @@ pub struct KeptBuild {
     pub handle: OwnedFd,
     /// What stdenv exported when the last phase began, or why that cannot be known.
     pub env_vars: Result<EnvVars, NoEnvVars>,
+    /// The phase that failed, as it is remembered where this is a session's copy.
+    pub failed_phase: Option<FailedPhase>,
+    /// Whether it is what a failed build has left: a session may have begun in an empty directory.
+    pub is_of_failed_build: bool,
 }
 
 /// Why there is no `env-vars` to go by: one sentence.
@@ -74,7 +79,7 @@ impl KeptBuild {
             }
         };
         let env_vars = read_env_vars(&handle, &directory.join(ENV_VARS))?;
-        Ok(Self { directory, handle, env_vars })
+        Ok(Self { directory, handle, env_vars, failed_phase: None, is_of_failed_build: true })
     }
 
     /// The value of a variable that was exported when the last phase began.

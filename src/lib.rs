@@ -16,6 +16,7 @@ mod disk_usage;
 pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
+pub mod failed_phase;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod history;

@@ -38,8 +38,12 @@ fn joined(top: &Path, below: &Path) -> PathBuf {
 /// Of the outputs `names`, those that the last phase has made, and will make again: in the directory `store` they are younger than the
 /// file in which stdenv has noted the start of that phase.
 ///
-/// Where the file system does not tell when a file was made, there are none.
+/// Where the file system does not tell when a file was made, there are none. In a session it is remembered which were there before.
 pub fn outputs_of_last_phase(names: &[CString], kept: &KeptBuild, store: &Path) -> Vec<CString> {
+    if let Some(phase) = &kept.failed_phase {
+        let was_there = |name: &CString| phase.outputs.iter().any(|found| found.as_bytes() == name.to_bytes());
+        return names.iter().filter(|name| !was_there(name)).cloned().collect();
+    }
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     let Ok(began) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return Vec::new() };
     let is_younger = |name: &&CString| {
@@ -53,4 +57,29 @@ pub fn outputs_of_last_phase(names: &[CString], kept: &KeptBuild, store: &Path) 
 
 fn order(time: &StatxTimestamp) -> (i64, u32) {
     (time.tv_sec, time.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::failed_log::FailureTimes;
+    use crate::failed_phase::FailedPhase;
+
+    #[test]
+    fn what_a_session_remembers_goes_before_the_times_of_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = [c"a-found".to_owned(), c"b-made".to_owned()];
+        fs::write(directory.path().join("a-found"), "").unwrap();
+        fs::write(directory.path().join("env-vars"), "declare -x A=\"1\"\n").unwrap();
+        fs::write(directory.path().join("b-made"), "").unwrap();
+        let mut kept = KeptBuild::open(directory.path()).unwrap();
+        fs::File::open(directory.path().join("env-vars")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        // All are younger than it.
+        assert_eq!(outputs_of_last_phase(&names, &kept, directory.path()).len(), 2);
+        let outputs = vec!["a-found".to_owned(), "c-gone".to_owned()];
+        kept.failed_phase = Some(FailedPhase { name: None, directory: None, outputs, times: FailureTimes::default() });
+        assert_eq!(outputs_of_last_phase(&names, &kept, directory.path()), [c"b-made".to_owned()]);
+    }
 }

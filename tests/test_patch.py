@@ -145,6 +145,11 @@ def state(caller):
     return caller.make_directory("state")
 
 
+@pytest.fixture
+def state_of_user(user):
+    return user.make_directory("state")
+
+
 def state_of(caller):
     return {"XDG_STATE_HOME": str(caller.workspace / "state")}
 
@@ -166,6 +171,17 @@ def patches(caller):
 def only_patch(caller):
     (patch,) = patches(caller)
     return patch
+
+
+def both_patches(caller):
+    """That of the source, and that of all else."""
+    of_source, of_rest = sorted(patches(caller), key=lambda path: path.name.endswith(".rest.patch"))
+    assert of_rest.name.endswith(".rest.patch") and not of_source.name.endswith(".rest.patch")
+    return of_source, of_rest
+
+
+def names_in(patch):
+    return re.findall("^diff --git a/(.*) b/", patch.read_text(), re.MULTILINE)
 
 
 def tree(top):
@@ -293,11 +309,29 @@ PRODUCTS = """
 def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
     source, kept = odd
     result = session_of(caller, PRODUCTS, own_copy(caller, kept))
-    after = applied(caller, source, only_patch(caller), "git")
+    of_source, of_rest = both_patches(caller)
+    after = applied(caller, source, of_source, "git")
     assert {name for name in after if after[name] != tree(source).get(name)} == {b"plain.c"}
-    assert "objects" in result.stderr and " files that the build makes, by all appearances: " in result.stderr
+    # Somebody may have written these, for all that is known.
+    assert names_in(of_rest) == ["home/x", "odd/build/x.c", "odd/objects/list.txt", "odd/objects/more.txt", "odd/x.gen"]
+    assert "odd/cache/x.c" in re.search(" files that the build makes, by all appearances: .*", result.stderr)[0]
     # stdenv writes it at each phase.
     assert "env-vars" not in result.stderr
+
+
+def test_a_tree_with_more_than_a_person_writes_is_left_out_and_its_neighbours_are_not(caller, state, odd):
+    _, kept = odd
+    script = "mkdir -p ../cache/deeper ../mine; for i in $(seq 101); do echo $i > ../cache/deeper/$i; done; echo 1 > ../mine/1; seq 200000 > ../mine/trace"
+    result = session_of(caller, script, own_copy(caller, kept))
+    assert names_in(only_patch(caller)) == ["mine/1"]
+    assert "left out 102 files that the build makes, by all appearances: mine/trace, cache/deeper/1, " in result.stderr
+
+
+def test_what_compilers_write_for_make_is_left_out(caller, state, odd):
+    _, kept = odd
+    script = "echo 'plain.o: plain.c' > plain.d; mkdir obj; echo 'plain.lo: plain.c' > obj/x.Plo; sed -i 2d plain.c"
+    session_of(caller, script, own_copy(caller, kept))
+    assert names_in(only_patch(caller)) == ["plain.c"]
 
 
 def test_nothing_is_said_of_products_alone(caller, state, odd):
@@ -311,7 +345,7 @@ def test_what_the_build_made_has_a_patch_of_its_own(caller, state, odd):
     source, kept = odd
     kept = own_copy(caller, kept)
     result = session_of(caller, "echo 2 >> made.c; sed -i 2d plain.c; echo note > /build/notes", kept)
-    of_rest, of_source = sorted(patches(caller), key=lambda path: not path.name.endswith(".rest.patch"))
+    of_source, of_rest = both_patches(caller)
     assert str(of_rest) in result.stderr and str(of_source) in result.stderr
     applied(caller, source, of_source, "patch")
     caller.workspace.joinpath("applied-by-patch").rename(caller.workspace / "source")
@@ -332,10 +366,12 @@ def test_files_of_an_archive_are_told_from_the_builds_by_their_age(call_as, is_c
         ./configure; make SOURCES=main.c; echo more >> config.log
     """
     result = session_of(caller, script, own_copy(caller, kept) if is_copy else kept)
-    text = only_patch(caller).read_text()
-    names = re.findall("^diff --git a/(.*) b/", text, re.MULTILINE)
-    assert names == ["Makefile.in", "main.c", "patched.c"], text
-    assert "Makefile" in re.search("left out .*", result.stderr)[0]
+    of_source, of_rest = both_patches(caller)
+    text = of_source.read_text()
+    assert names_in(of_source) == ["Makefile.in", "main.c", "patched.c"], text
+    # Which of the two has changed it, the person or `configure`, nobody knows.
+    assert names_in(of_rest) == ["packed-1.0/Makefile"]
+    assert "config.log" in re.search("left out .*", result.stderr)[0]
     assert re.search("the build itself had changed 1 file of these before.*: packed-1.0/patched.c", result.stderr)
 
 
@@ -374,6 +410,68 @@ def test_what_came_from_the_source_with_its_old_time_is_in_the_patch(caller, sta
     assert "left out" not in result.stderr
 
 
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+@pytest.mark.parametrize("tool", APPLY)
+def test_what_was_written_in_a_new_directory_beside_the_source_is_saved(caller, state, odd, tool, mode):
+    _, kept = odd
+    kept = own_copy(caller, kept)
+    script = """
+        mkdir -p ../beside/deeper; echo a > ../beside/a.txt; printf '#!/bin/sh' > ../beside/deeper/b; chmod +x ../beside/deeper/b
+        : > ../beside/empty; ln -s a.txt ../beside/link; printf '\\211PNG\\0' > ../beside/logo.png; echo > ../beside/a.o
+    """
+    result = session_of(caller, script, kept, options=["--build-dir-mode", mode])
+    after = applied(caller, kept, only_patch(caller), tool)
+    assert {name: content for name, content in after.items() if name.startswith(b"beside/")} == {
+        b"beside/a.txt": (False, False, b"a\n"),
+        b"beside/deeper/b": (False, True, b"#!/bin/sh"),
+        b"beside/empty": (False, False, b""),
+        b"beside/link": (True, False, b"a.txt"),
+    }
+    assert f"changes to 4 files that the build makes, or outside of the source, are in {only_patch(caller)}" in result.stderr
+    assert "whose content is no text, so that no patch can hold it: beside/logo.png\n" in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+def test_of_a_copy_beside_the_source_only_what_was_changed_is_saved(caller, state, odd, mode):
+    _, kept = odd
+    script = "mkdir ../copy; cp -r sub plain.c a ../copy/; echo 2 > ../copy/a/file; echo > ../copy/new.c"
+    result = session_of(caller, script, own_copy(caller, kept), options=["--build-dir-mode", mode])
+    assert names_in(only_patch(caller)) == ["copy/a/file", "copy/new.c"]
+    assert "left out 2 files that were only copied: copy/plain.c, copy/sub/deeper/file.h" in result.stderr
+
+
+UNPACKING_FAILS = {
+    "before": "unpackPhase = ''exit 1'';",
+    "with-several": "preUnpack = ''mkdir one two; exit 1'';",
+    "in-the-middle": "setSourceRoot = ''exit 1'';",
+    "after": "postUnpack = ''exit 1'';",
+}
+
+
+@pytest.mark.parametrize("when", UNPACKING_FAILS)
+def test_what_was_written_where_unpacking_failed_is_saved(caller, state, sources, odd, when):
+    """The session starts in the build directory, and what is written there may be beside a source or not."""
+    source, _ = odd
+    kept = own_copy(caller, sources.kept(f"unpack-{when}-{caller.name}", f"src = {source}; {UNPACKING_FAILS[when]}"))
+    script = "cd /build; [[ ! -d odd ]] || chmod u+w odd; echo a > a.txt; mkdir new odd/new || mkdir -p odd/new; echo b > new/b.txt; echo c > odd/new/c.txt"
+    result = caller.enter(build_dir=kept, input=script, env=state_of(caller))
+    text = b"".join(path.read_bytes() for path in patches(caller))
+    for line in [b"+a\n", b"+b\n", b"+c\n"]:
+        assert line in text, result.stderr
+    assert "left out" not in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+def test_an_edit_in_what_the_build_has_made_is_saved(caller, state, packed, mode):
+    """The Makefile is configured, and that is what a person tries first."""
+    _, kept = packed
+    kept = own_copy(caller, kept)
+    session_of(caller, "sed -i 's/main.c/other.c/' Makefile", kept, options=["--build-dir-mode", mode])
+    assert only_patch(caller).name.endswith(".rest.patch")
+    after = applied(caller, kept, only_patch(caller), "patch")
+    assert b"other.c" in after[b"packed-1.0/Makefile"][2]
+
+
 def test_a_picture_of_ones_own_is_not_said_to_be_the_builds(caller, state, odd):
     _, kept = odd
     result = session_of(caller, "printf '\\211PNG\\0' > logo.png; printf '\\177ELF\\0' > program2", own_copy(caller, kept))
@@ -394,7 +492,7 @@ def test_paths_are_those_below_the_source_root(caller, state, sources, odd):
     source, _ = odd
     kept = sources.kept(f"below-{caller.name}", f'src = {source}; sourceRoot = "odd/sub"; buildPhase = "exit 1";')
     result = session_of(caller, "echo 2 > sub/deeper/file.h; chmod u+w plain.c; echo 2 > plain.c", own_copy(caller, kept))
-    of_rest, of_source = sorted(patches(caller), key=lambda path: not path.name.endswith(".rest.patch"))
+    of_source, of_rest = both_patches(caller)
     assert b"+++ b/deeper/file.h\n" in of_source.read_bytes() and b"plain.c" not in of_source.read_bytes()
     assert b"+++ b/odd/plain.c\n" in of_rest.read_bytes()
     assert "file of odd/sub are" in result.stderr
@@ -503,6 +601,13 @@ def test_the_status_of_a_command_is_its_own_with_a_patch_too(caller, state):
 def test_no_patch_is_none(caller, state):
     result = session_of(caller, "rm Makefile", options=["--no-patch"])
     assert (result.stderr, patches(caller)) == ("", [])
+
+
+def test_a_patch_and_no_patch_cannot_be_had_together(user, state_of_user):
+    file = state_of_user / "fix.patch"
+    for options in [["--save-patch", str(file), "--no-patch"], ["--no-patch", f"--save-patch={file}"]]:
+        user.refused("true", options=options, mentions=["--save-patch", "--no-patch"])
+    assert not file.exists()
 
 
 def test_a_file_that_cannot_be_made_is_refused_before_the_session(caller, state, odd):

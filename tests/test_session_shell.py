@@ -1,6 +1,7 @@
 """The shell of a session: where it starts, what it has, and what is left of it."""
 
 import os
+import shlex
 import stat
 import subprocess
 
@@ -218,6 +219,40 @@ def test_a_phase_by_hand_ends_where_the_build_would_and_with_its_status(caller):
         leave(terminal)
 
 
+# What stdenv evaluates for a phase, and the status with which a build by `genericBuild` would end there.
+PHASE_FORMS = [
+    ("ourPhase() { true; }", "ourPhase", 0),
+    ("ourPhase() { false; }", "ourPhase", 1),
+    ("ourPhase() { return 5; }", "ourPhase", 5),
+    ("ourPhase() { exit 6; }", "ourPhase", 6),
+    ("ourPhase() { (exit 7); true; }", "ourPhase", 7),
+    ("ourPhase='true'", "ourPhase", 0),
+    ("ourPhase='exit 7'", "ourPhase", 7),
+    ("ourPhase='(exit 8); true'", "ourPhase", 8),
+    ("ourPhase='return 9'", "ourPhase", 9),
+    (":", "true", 0),
+    (":", "false", 1),
+    (":", "no_such_phase", 127),
+    # Bash looks for a variable of that name, and gives up.
+    (":", "'exit 7'", 1),
+    (":", "'exit 0'", 1),
+    (":", "no-variable", 1),
+]
+
+
+def test_the_status_of_a_phase_by_hand_is_its_own_in_every_form(caller):
+    with session(caller) as terminal:
+        terminal.wait_for(r"\$ ")
+        for definition, phase, status in PHASE_FORMS:
+            seen = answer(terminal, f"{definition}; runPhase {phase} > /dev/null 2>&1; echo $?; unset ourPhase")
+            assert seen == f"{status}\n", (definition, phase)
+            # It is the status that a builder ends with.
+            builder = shlex.quote(f"source $stdenv/setup; {definition}; runPhase {phase}")
+            assert answer(terminal, f"bash /dev/stdin <<< {builder} > /dev/null 2>&1; echo $?") == f"{status}\n", (definition, phase)
+        assert answer(terminal, "shopt -po errexit pipefail errtrace functrace | grep -c +o; trap; shopt -q extdebug || echo off") == "4\noff\n"
+        leave(terminal)
+
+
 def test_lines_for_nix_are_kept_from_the_terminal_alone(caller):
     with session(caller) as terminal:
         terminal.wait_for(r"\$ ")
@@ -259,12 +294,18 @@ def test_resume_takes_the_same_as_outside(caller):
         for arguments, said in [
             ("--frm x", "resume has no option --frm; «resume --help» says"),
             ("--from", "--from which phase?"),
+            ("--from=", "the name of a phase is empty"),
             ("a b", "one phase to begin with, not a and b"),
+            ("nonsense", "nonsense is none of the phases"),
+            ("--only 'exit 7'", "exit 7 is none of the phases"),
             ("distPhase", "distPhase is left out of this build by doDist"),
             ("unpackPhase", "the sources are unpacked already"),
         ]:
-            assert said in answer(terminal, f"resume {arguments} 2>&1; (($?)) || echo no failure")
-            assert "no failure" not in terminal.seen
+            lines = answer(terminal, f"resume {arguments} 2>&1 > /dev/null; echo $?").splitlines()
+            assert lines[0].startswith("nix-build-shell: ") and said in lines[0]
+            # A phase can end with 1 and 2 as well.
+            assert lines[1:] == ["125"]
+        assert answer(terminal, "resume -- 2>/dev/null; echo $?; nbsPhase=; resume 2> /dev/null; echo $?") == "125\n125\n"
         leave(terminal)
 
 

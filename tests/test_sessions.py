@@ -283,8 +283,8 @@ def on_terminal(keeper, *arguments):
     return Terminal(keeper.caller, "env", f"XDG_STATE_HOME={keeper.state}", *arguments)
 
 
-def shell_kept(keeper, name, *options):
-    return on_terminal(keeper, *keeper.caller.command_line(options=["--keep-session", name, *options]))
+def shell_kept(keeper, name, *options, build_dir=None):
+    return on_terminal(keeper, *keeper.caller.command_line(options=["--keep-session", name, *options], build_dir=build_dir))
 
 
 def shell_entered(keeper, name):
@@ -323,6 +323,89 @@ def test_a_shell_is_the_same_again(every_keeper):
     assert keeper.inside("fix", "ls -A edit; ls /.nix-build-shell 2>/dev/null || echo none") == "edit\nnone\n"
     owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
     assert owners == {keeper.caller.uid}
+
+
+@pytest.mark.parametrize("kind", ["plain", "structured", "several-outputs"])
+def test_after_phases_by_hand_it_is_still_known_how_the_build_failed(root, kind):
+    """A phase writes another env-vars, in another directory and with other variables."""
+    keeper = Keeper(root)
+    kept = root.kept(f"failing.{kind}.installPhase")
+    # A long one does not fit on the line.
+    prompt = r"installPhase\] /build/greeting \$ "
+    with shell_kept(keeper, "fix", build_dir=kept) as terminal:
+        terminal.wait_for(prompt)
+        answer(terminal, "cd tests; runPhase buildPhase > /dev/null 2>&1; grep -c PWD=./build/greeting/tests. /build/env-vars")
+        # Somebody may think about it for a while.
+        answer(terminal, "touch -d '1 hour' /build/env-vars")
+        leave(terminal)
+    for _ in range(2):
+        with shell_entered(keeper, "fix") as terminal:
+            terminal.wait_for(rf"{kind}-installPhase failed in installPhase\r\n")
+            header = terminal.wait_for(f"(?s)(.*){prompt}")[1]
+            assert "another build" not in header and "> installPhase fails" in header
+            said = answer(terminal, "resume 2>&1; ls -d ${out%/*}/*-before-resume")
+            assert "File exists" not in said and "installPhase failed with status 3" in said
+            assert "No such file or directory" in said.splitlines()[-1]
+            leave(terminal)
+
+
+def test_what_was_put_into_an_output_by_hand_is_kept_by_resume_in_a_later_shell(root):
+    keeper = Keeper(root)
+    with shell_kept(keeper, "fix", build_dir=root.kept("failing.plain.installPhase")) as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, "echo mine > $out/by-hand")
+        leave(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("resume\n")
+        terminal.wait_for(r"installPhase begins without (\S+), as in the build; what was there is in \1-before-resume now")
+        terminal.wait_for("installPhase failed with status 3")
+        assert answer(terminal, "cat $out-before-resume/by-hand; ls $out") == "mine\ngreeting\n"
+        leave(terminal)
+
+
+@pytest.mark.parametrize("ending", ["it ends", "it is killed"])
+def test_how_far_resume_came_is_known_in_a_later_shell(keeper, ending):
+    def end(terminal):
+        if ending == "it ends":
+            return leave(terminal)
+        terminal.process.kill()
+        terminal.process.wait()
+
+    fails = "installPhase() { mkdir $out; cd tests; false; }"
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        answer(terminal, f"patchShebangs tests; {fails}; resume > /dev/null 2>&1")
+        terminal.wait_for("greeting:installPhase")
+        with shell_entered(keeper, "fix") as second:
+            second.wait_for(PROMPT.replace("checkPhase", "installPhase"))
+            said = answer(second, f"{fails}; resume 2>&1")
+            assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
+            second.type("exit\n")
+            second.end()
+        end(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT.replace("checkPhase", "installPhase"))
+        assert "checkPhase           done\ninstallPhase         failed\n" in answer(terminal, "phases")
+        said = answer(terminal, f"{fails}; resume 2>&1")
+        assert "File exists" not in said and "Running phase: checkPhase" not in said and "failed with status 1" in said
+        assert "the build is complete" in answer(terminal, "unset -f installPhase; installPhase() { make install PREFIX=$out; }; resume 2>&1")
+        end(terminal)
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(r"\[nix-build-shell greeting:done\] /build/greeting \$ ")
+        assert answer(terminal, "ls $out; resume 2>&1; phases | grep -vc done") == "bin\nnix-build-shell: from which phase? «resume PHASE»\n0\n"
+        leave(terminal)
+
+
+def test_a_build_that_has_not_begun_has_not_failed(keeper):
+    """Whatever became of it elsewhere: the store has the log of that."""
+    derivation = keeper.caller.builds.derivation(keeper.caller.builds.by_root("greeting"))
+    for enter in [lambda: shell_kept(keeper, "fix", build_dir=derivation), lambda: shell_entered(keeper, "fix")]:
+        with enter() as terminal:
+            seen = terminal.wait_for(r"(?s)(.*)\[nix-build-shell greeting\] /build \$ ")[1]
+            assert "greeting-1.0, before it is built\r\n" in seen and "last lines" not in seen and "No such file" not in seen
+            assert "failed\n" not in answer(terminal, "phases 2> /dev/null")
+            leave(terminal)
 
 
 def test_what_was_typed_is_there_the_next_time(keeper):

@@ -18,7 +18,8 @@ use super::say::{print, printable, say, say_error};
 use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
-use crate::kept_session::{self, Held, SessionName, Sessions};
+use crate::failed_phase::FailedPhase;
+use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
@@ -144,7 +145,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         None => Scratch::create(&scratch_parent, kept_directory)?,
     };
     if let Some(interactive) = &mut interactive {
-        interactive.fill(&scratch, &build, &caller)?;
+        interactive.fill(&scratch, None, &build, &caller)?;
     }
     let check_interrupt = || signals.check_interrupt();
     let filling = options.sandbox.filling(&build, &check_interrupt);
@@ -161,7 +162,10 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let (mut sandbox, held) = match (&options.keep_session, groundwork) {
         (Some(name), _) => {
             let (sandbox, held) = sandbox::start_joinable(&plan, |sandbox| {
-                Held::begin(&caller, name, &build, &scratch, sandbox, &settings, session.as_ref())
+                let failed_phase =
+                    FailedPhase::of(&build, log.as_ref().map(|log| &log.log), build.store.physical_directory());
+                let description = Description::of(&build, failed_phase);
+                Held::begin(&caller, name, description, &scratch, sandbox, &settings, session.as_ref())
             })?;
             scratch.stay();
             (sandbox, Some(held))

@@ -26,17 +26,17 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
         None => directory.clone(),
     };
     let mut lines = Vec::new();
-    let phase = log.and_then(FailedLog::failed_phase).filter(|_| build.kept.is_some());
-    lines.push(match (phase, &build.kept) {
+    let phase = log.and_then(FailedLog::failed_phase).filter(|_| build.has_failed());
+    lines.push(match (phase, build.has_failed()) {
         (Some(phase), _) => format!("{name} failed in {phase}"),
-        (None, Some(_)) => format!("{name} failed"),
-        (None, None) => format!("{name}, before it is built"),
+        (None, true) => format!("{name} failed"),
+        (None, false) => format!("{name}, before it is built"),
     });
     if let Some(derivation) = &build.derivation {
         lines.push(format!("  derivation: {}", derivation.path.display()));
     }
     lines.extend(log.and_then(|log| log.caution(build)).map(|caution| format!("  {caution}")));
-    if let Some(failed) = log.filter(|log| build.kept.is_some() && log.origin != Origin::Success) {
+    if let Some(failed) = log.filter(|log| build.has_failed() && log.origin != Origin::Success) {
         lines.push(format!("  last lines of {}:", failed.log.path().display()));
         lines.extend(failed.log.last_lines().iter().map(|line| format!("  > {}", shortened(line))));
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use rustix::stdio::{stderr, stdin};
@@ -12,6 +13,7 @@ use super::say::say_error;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::failed_log::FailedLog;
+use crate::failed_phase::FailedPhase;
 use crate::history::History;
 use crate::plan::Session;
 use crate::scratch::Scratch;
@@ -59,13 +61,16 @@ impl Interactive {
         let shell = SessionShell::choose(build, shell)?;
         let derivation = build.derivation.as_ref();
         let name = derivation.map_or("build".into(), |derivation| String::from_utf8_lossy(derivation.package_name()));
+        let remembered = build.kept.as_ref().and_then(|kept| kept.failed_phase.as_ref());
+        let failed_phase = remembered.and_then(|phase| phase.name.as_deref()).or(failure.phase.as_deref());
         // A phase is called what the build likes to call it; in a prompt that is read by the shell.
-        let failed_phase = failure.phase.as_deref().filter(|phase| is_identifier(phase));
+        let failed_phase = failed_phase.filter(|phase| is_identifier(phase) || *phase == FailedPhase::DONE);
         Ok(Self {
             session: Session {
                 shell,
                 name: name.into_owned(),
                 failed_phase: failed_phase.map(String::from),
+                start: remembered.and_then(|phase| phase.directory.clone()),
                 source_root: failure.source_root.clone(),
                 made_outputs: Vec::new(),
             },
@@ -82,18 +87,24 @@ impl Interactive {
         }
     }
 
-    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be
-    /// kept is said, and no error.
+    /// Puts into the scratch directory what the session is to find, `outputs_made` as of [`Scratch::add_session`]. To be called before
+    /// [`Scratch::fill`]. That nothing of it will be kept is said, and no error.
     ///
     /// # Errors
     /// As of [`Scratch::add_session`].
-    pub fn fill(&mut self, scratch: &Scratch, build: &FailedBuild, caller: &Caller) -> Result<()> {
+    pub fn fill(
+        &mut self,
+        scratch: &Scratch,
+        outputs_made: Option<SystemTime>,
+        build: &FailedBuild,
+        caller: &Caller,
+    ) -> Result<()> {
         let history = build.derivation.as_ref().map(|derivation| History::of(derivation, caller)).transpose();
         self.history = history.unwrap_or_else(|error| {
             say_error(&error.context("what you type is not kept for the next session"));
             None
         });
-        scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), caller)
+        scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), outputs_made, caller)
     }
 
     /// Keeps what was typed, when the session has ended. That it cannot be kept is said, and no error.
@@ -121,8 +132,11 @@ impl SandboxOptions {
     }
 }
 
-/// The log of the build. One that cannot be read keeps nobody from the sandbox.
+/// The log of the build, if it has failed. One that cannot be read keeps nobody from the sandbox.
 pub fn read_log(build: &FailedBuild) -> Option<FailedLog> {
+    if !build.has_failed() {
+        return None;
+    }
     FailedLog::of(build).unwrap_or_else(|error| {
         say_error(&error);
         None

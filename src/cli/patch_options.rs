@@ -15,11 +15,11 @@ use crate::session_patch::SessionPatch;
 #[derive(Clone, Debug, Args)]
 pub struct PatchOptions {
     /// Save what you change in the source in FILE
-    #[arg(long, value_name = "FILE", overrides_with = "no_patch")]
+    #[arg(long, value_name = "FILE")]
     pub save_patch: Option<PathBuf>,
 
     /// Save no patch
-    #[arg(long, overrides_with = "save_patch", hide_short_help = true)]
+    #[arg(long, conflicts_with = "save_patch", hide_short_help = true)]
     pub no_patch: bool,
 }
 

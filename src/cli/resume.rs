@@ -16,7 +16,8 @@ use crate::build_progress::{BuildProgress, PhaseState};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
 use crate::failed_log::FailedLog;
-use crate::kept_session::{Held, SessionName, Sessions};
+use crate::failed_phase::FailedPhase;
+use crate::kept_session::{Description, Held, SessionName, Sessions};
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
 use crate::phases::Work;
@@ -129,7 +130,16 @@ pub fn run(options: &Options) -> Result<u8> {
     };
     let plan = plan_in(&scratch)?;
     options.sandbox.tell(&build, &filled, &plan);
-    let mut run = Run { options, build: &build, settings: &settings, caller: &caller, signals: &signals, held: None };
+    let failed_phase = FailedPhase::of(&build, None, build.store.physical_directory());
+    let mut run = Run {
+        options,
+        build: &build,
+        failed_phase,
+        settings: &settings,
+        caller: &caller,
+        signals: &signals,
+        held: None,
+    };
     // It reads nothing, so it wants no terminal of its own.
     let status = match run.carry_out(&plan, None, &mut scratch, None) {
         Err(error) => {
@@ -272,6 +282,8 @@ fn command(build: &FailedBuild, task: &Task, note: Option<&Path>) -> Result<Vec<
 struct Run<'a> {
     options: &'a Options,
     build: &'a FailedBuild,
+    /// The phase that failed last.
+    failed_phase: Option<FailedPhase>,
     settings: &'a Settings,
     caller: &'a Caller,
     signals: &'a Signals,
@@ -292,7 +304,8 @@ impl Run<'_> {
         let mut sandbox = match &self.options.keep_session {
             Some(name) => {
                 let (sandbox, held) = sandbox::start_joinable(plan, |sandbox| {
-                    Held::begin(self.caller, name, self.build, scratch, sandbox, self.settings, session)
+                    let description = Description::of(self.build, self.failed_phase.clone());
+                    Held::begin(self.caller, name, description, scratch, sandbox, self.settings, session)
                 })?;
                 scratch.stay();
                 self.held = Some(held);
@@ -319,11 +332,14 @@ impl Run<'_> {
             *partial_outputs = caller.with_own_rights(|| scratch.take_over_outputs(inputs))??;
         }
         left.add_programs(&options.sandbox.with)?;
+        let times = self.failed_phase.take().map(|phase| phase.times).unwrap_or_default();
+        let failed_phase = FailedPhase::of(&left, None, &scratch.outputs());
+        self.failed_phase = failed_phase.map(|phase| FailedPhase { name: failure.phase.clone(), times, ..phase });
         let mut interactive = None;
         if is_at_terminal() {
             let mut prepared = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), failure)?;
             prepared.note_outputs(&left, &scratch.outputs());
-            prepared.fill(scratch, &left, caller)?;
+            prepared.fill(scratch, None, &left, caller)?;
             interactive = Some(prepared);
         }
         let session = interactive.as_ref().map(|interactive| &interactive.session);

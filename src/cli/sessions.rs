@@ -118,11 +118,10 @@ impl Enter {
             log = read_log(&build);
             interactive = Some(Interactive::prepare(&mut build, None, &Failure::told_by(log.as_ref()))?);
         }
-        let store = idle.store_of_last_phase(&build);
         idle.take_over_outputs(&mut build, caller)?;
         if let Some(interactive) = &mut interactive {
-            interactive.note_outputs(&build, &store);
-            interactive.fill(&idle.scratch, &build, caller)?;
+            interactive.note_outputs(&build, &idle.scratch.outputs());
+            interactive.fill(&idle.scratch, idle.outputs_made(), &build, caller)?;
         }
         let shell = interactive.as_ref().map(|interactive| &interactive.session);
         let directories = idle.scratch.directories();

@@ -176,6 +176,11 @@ impl FailedBuild {
         }
     }
 
+    /// Whether there is what it has left, and not an empty directory in which it can begin.
+    pub fn has_failed(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.is_of_failed_build)
+    }
+
     /// Whether the caller may not read what tells of the build, because it is a build user's.
     pub fn is_closed_to_caller(&self) -> bool {
         let env_vars = self.kept.as_ref().map(|kept| &kept.env_vars);

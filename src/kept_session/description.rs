@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::additions::Additions;
 use crate::failed_build::{FailedBuild, HostAccess, Kind, StoreExtent, StoreView, Wishes};
+use crate::failed_phase::FailedPhase;
 use crate::nix::SandboxPath;
 use crate::nix::store::Store;
+use crate::scratch::Scratch;
 
 /// How a session's sandbox was made, and when. What was found out is in it as if it had been asked for, so that it is the same
 /// sandbox again whatever becomes of the kept build directory.
@@ -31,13 +33,19 @@ pub struct Description {
     like: Kind,
     bind: Vec<SandboxPath>,
     bind_writable: Vec<SandboxPath>,
+    /// The phase that failed; nothing where the build had left no directory.
+    #[serde(default)]
+    pub failed_phase: Option<FailedPhase>,
+    /// When its outputs were as they had been copied, or as phases had made them: what is younger somebody has made by hand.
+    #[serde(default)]
+    pub outputs_made: Option<SystemTime>,
     /// What was added to its last sandbox.
     pub additions: Additions,
 }
 
 impl Description {
-    /// The description of `build`, to be kept from now on.
-    pub fn of(build: &FailedBuild) -> Self {
+    /// The description of `build`, which ended with `failed_phase`, to be kept from now on.
+    pub fn of(build: &FailedBuild, failed_phase: Option<FailedPhase>) -> Self {
         let bound = |access| {
             let paths = build.host_paths.iter().filter(move |wanted| wanted.access == access);
             paths.map(|wanted| wanted.path.clone()).collect()
@@ -57,8 +65,24 @@ impl Description {
             like: build.kind,
             bind: bound(HostAccess::ReadOnly),
             bind_writable: bound(HostAccess::Writable),
+            failed_phase,
+            outputs_made: Some(SystemTime::now()),
             additions: build.additions.clone(),
         }
+    }
+
+    /// Whether the session began with what a failed build had left, and not with a derivation alone.
+    pub(super) fn is_of_failed_build(&self) -> bool {
+        // A directory may be called like a derivation.
+        self.failed_phase.is_some() || self.build.extension() != Some("drv".as_ref())
+    }
+
+    /// Takes over what the last shell of the session has noted, in its directory.
+    pub(super) fn take_notes(&mut self, directory: &Scratch) {
+        if let (Some(phase), Some(note)) = (&mut self.failed_phase, directory.phase_of_session()) {
+            phase.take_note(&note);
+        }
+        self.outputs_made = directory.outputs_made_in_session().or(self.outputs_made);
     }
 
     /// What to open the session's copy of the build directory with.

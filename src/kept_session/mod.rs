@@ -10,10 +10,9 @@ mod name;
 mod running;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::fs::{Mode, OFlags, fstat, openat};
@@ -173,11 +172,12 @@ impl Sessions {
     }
 
     fn take(&self, name: &SessionName, scratch: Scratch) -> Result<Idle> {
-        let description = description_in(scratch.handle())?.with_context(|| no_such_session(name))?;
+        let mut description = description_in(scratch.handle())?.with_context(|| no_such_session(name))?;
         if let Ok(Some(last)) = record::read::<Running>(scratch.handle(), RUNNING) {
             // It was not ended but killed.
             last.await_end().with_context(|| format!("the session {name} cannot be entered yet"))?;
         }
+        description.take_notes(&scratch);
         self.caller
             .with_own_rights(|| record::remove(scratch.handle(), RUNNING).and_then(|()| scratch.refresh()))??;
         Ok(Idle { scratch, name: name.clone(), description })
@@ -263,7 +263,16 @@ impl Idle {
             )
         })?;
         build.add_again(&self.description.additions);
+        if let Some(kept) = &mut build.kept {
+            kept.failed_phase.clone_from(&self.description.failed_phase);
+            kept.is_of_failed_build = self.description.is_of_failed_build();
+        }
         Ok(build)
+    }
+
+    /// When the outputs were as they had been copied, or as phases had made them; nothing where that is not known.
+    pub fn outputs_made(&self) -> Option<SystemTime> {
+        self.description.outputs_made
     }
 
     /// Gives `build`, to which nothing will be added any more, what is in the session's copy of the outputs.
@@ -275,18 +284,6 @@ impl Idle {
             *partial_outputs = caller.with_own_rights(|| self.scratch.take_over_outputs(inputs))??;
         }
         Ok(())
-    }
-
-    /// The directory in which the times of the outputs tell what the last phase made: the session's own where a phase was run in it,
-    /// else the store that the build had left them in.
-    pub fn store_of_last_phase(&self, build: &FailedBuild) -> PathBuf {
-        let env_vars = self.scratch.path().join(BUILD).join("env-vars");
-        let written = env_vars.symlink_metadata().map_or(0, |status| status.mtime());
-        if u64::try_from(written).is_ok_and(|written| written >= self.description.created) {
-            self.scratch.outputs()
-        } else {
-            build.store.physical_directory().to_owned()
-        }
     }
 
     /// A sandbox of it is about to run, and can be joined then.
@@ -358,13 +355,13 @@ impl Held {
     pub fn begin(
         caller: &Caller,
         name: &SessionName,
-        build: &FailedBuild,
+        description: Description,
         scratch: &Scratch,
         sandbox: &Sandbox,
         settings: &Settings,
         shell: Option<&plan::Session>,
     ) -> Result<Self> {
-        Self::write(caller, name, Description::of(build), scratch, Running::of(sandbox, settings, shell))
+        Self::write(caller, name, description, scratch, Running::of(sandbox, settings, shell))
     }
 
     fn write(

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,9 @@ pub struct Session {
     pub name: String,
     /// The phase that failed, if that is known.
     pub failed_phase: Option<String>,
+    /// Where that phase began, as the sandbox has it, where `env-vars` may be of another one.
+    #[serde(with = "crate::os_text::optional")]
+    pub start: Option<PathBuf>,
     /// The directory of the sources, relative to the build directory, if that is known.
     pub source_root: Option<String>,
     /// The outputs that the phase that failed has made, by their paths.
@@ -119,6 +122,7 @@ pub(super) fn session_script(build: &FailedBuild, session: &Session) -> String {
         ("nbsDirectory", SESSION_DIRECTORY.to_owned()),
         ("nbsName", session.name.clone()),
         ("nbsPhase", session.failed_phase.clone().unwrap_or_default()),
+        ("nbsStart", session.start.as_deref().unwrap_or(Path::new("")).display().to_string()),
         ("nbsSourceRoot", session.source_root.clone().unwrap_or_default()),
         ("nbsSearchPath", build.additions.search_path_suffix()),
         ("nbsMadeOutputs", session.made_outputs.join(" ")),

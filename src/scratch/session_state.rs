@@ -1,7 +1,9 @@
 //! The directory that a session can write to, and what is left in it.
 
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, mkdirat, openat};
@@ -14,50 +16,84 @@ use crate::plan::SESSION;
 const HISTORY: &str = "history";
 /// More than anybody types in a session.
 const HISTORY_LIMIT: u64 = 4 << 20;
+/// The file to which `resume` writes which phase failed, where that began, and which outputs there were.
+const PHASE: &str = "phase";
+/// Longer than any such note.
+const PHASE_LIMIT: u64 = 64 << 10;
+/// The file whose time tells when phases had made the outputs that there are.
+const OUTPUTS_MADE: &str = "outputs";
 
 impl Scratch {
-    /// Makes the directory for a session of `caller`'s, with what was typed in earlier ones. To be called before
-    /// [`fill`](Self::fill), which lets others in.
+    /// Makes the directory for a session of `caller`'s, with what was typed in earlier ones. Where the session goes on with outputs that
+    /// it had before, `outputs_made` is when these were as phases had made them. To be called before [`fill`](Self::fill), which lets
+    /// others in.
     ///
     /// # Errors
     /// No room.
-    pub fn add_session(&self, history: &[u8], caller: &Caller) -> Result<()> {
+    pub fn add_session(&self, history: &[u8], outputs_made: Option<SystemTime>, caller: &Caller) -> Result<()> {
         // In one that is the caller's already he could lead root astray.
         if self.is_handed_over(caller)? {
-            return caller.with_own_rights(|| self.make_session(history, caller))?;
+            return caller.with_own_rights(|| self.make_session(history, outputs_made, caller))?;
         }
-        self.make_session(history, caller)
+        self.make_session(history, outputs_made, caller)
     }
 
-    fn make_session(&self, history: &[u8], caller: &Caller) -> Result<()> {
+    fn make_session(&self, history: &[u8], outputs_made: Option<SystemTime>, caller: &Caller) -> Result<()> {
         let what = "make the directory of the session";
         mkdirat(&self.handle, SESSION, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let directory = openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).context("cannot open what was made")?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&directory, HISTORY, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| self.no_room_or(errno, what))?;
-        let mut file = File::from(file);
+        let new_file = |name: &str| {
+            let file = openat(&directory, name, flags, Mode::RUSR | Mode::WUSR);
+            file.map(File::from).map_err(|errno| self.no_room_or(errno, what))
+        };
+        let mut file = new_file(HISTORY)?;
         file.write_all(history).context("cannot write the history of the session")?;
+        let mut made = vec![OwnedFd::from(file)];
+        if let Some(time) = outputs_made {
+            let file = new_file(OUTPUTS_MADE)?;
+            file.set_times(FileTimes::new().set_modified(time)).context("cannot set the time of a file")?;
+            made.push(file.into());
+        }
+        made.push(directory);
         if caller.must_change_ids() {
-            for made in [directory, file.into()] {
+            for made in made {
                 fchown(made, Some(caller.uid), Some(caller.gid)).context("cannot give the session its directory")?;
             }
         }
         Ok(())
     }
 
+    /// What `resume` has noted in the session of the phase that failed there, or of the end of all; nothing where it was not called.
+    pub fn phase_of_session(&self) -> Option<Vec<u8>> {
+        self.file_of_session(PHASE, PHASE_LIMIT)
+    }
+
+    /// When phases had made the outputs that the session has left, as far as it has told.
+    pub fn outputs_made_in_session(&self) -> Option<SystemTime> {
+        self.open_in_session(OUTPUTS_MADE)?.metadata().ok()?.modified().ok()
+    }
+
     /// What is in the session's history when it has ended; nothing where that is no file of a sensible size. A build is untrusted: the
     /// file may be a link or a pipe by now.
     pub fn history_of_session(&self) -> Option<Vec<u8>> {
+        self.file_of_session(HISTORY, HISTORY_LIMIT)
+    }
+
+    fn file_of_session(&self, name: &str, limit: u64) -> Option<Vec<u8>> {
+        let file = self.open_in_session(name)?;
+        let mut content = Vec::new();
+        (file.metadata().ok()?.len() <= limit).then(|| file.take(limit).read_to_end(&mut content))?.ok()?;
+        Some(content)
+    }
+
+    /// Opens what is called `name` in the session's directory, if it is a file.
+    fn open_in_session(&self, name: &str) -> Option<File> {
         let directory = openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).ok()?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&directory, HISTORY, flags, Mode::empty()).ok()?;
+        let file = openat(&directory, name, flags, Mode::empty()).ok()?;
         let status = fstat(&file).ok()?;
-        let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
-        let is_sensible = u64::try_from(status.st_size).is_ok_and(|size| size <= HISTORY_LIMIT);
-        let mut content = Vec::new();
-        (is_file && is_sensible).then(|| File::from(file).take(HISTORY_LIMIT).read_to_end(&mut content))?.ok()?;
-        Some(content)
+        (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| file.into())
     }
 }
 
@@ -70,7 +106,7 @@ mod tests {
     fn only_a_file_is_taken_for_a_history() {
         let parent = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(parent.path(), None).unwrap();
-        scratch.add_session(b"make\n", &Caller::current()).unwrap();
+        scratch.add_session(b"make\n", None, &Caller::current()).unwrap();
         assert_eq!(scratch.history_of_session().unwrap(), b"make\n");
         let file = scratch.path.join(SESSION).join(HISTORY);
         fs::remove_file(&file).unwrap();

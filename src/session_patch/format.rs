@@ -52,7 +52,7 @@ impl FileMode {
         }
     }
 
-    fn is_link(self) -> bool {
+    pub fn is_link(self) -> bool {
         self == Self::Link
     }
 }
@@ -91,6 +91,13 @@ impl FileChange {
                 take(old);
                 take(new);
             }
+        }
+    }
+
+    /// How much of the file there is now, or was, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Added(version) | Self::Deleted(version) | Self::Changed { new: version, .. } => version.content.len(),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod content;
 mod destination;
+mod doubtful;
 mod format;
 mod ignored;
 mod layers;
@@ -27,12 +28,13 @@ use rustix::fs::{AtFlags, Dir, fstat, statat};
 
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
+use self::doubtful::Doubtful;
 use self::format::{FileChange, Version};
-use self::ignored::{Ignored, parent_of};
+use self::ignored::{Ignored, name_of, parent_of};
 use self::layers::Layers;
 use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
-use self::products::is_machine_code;
+use self::products::{is_dependency_list, is_machine_code};
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
 use self::summary::Summary;
@@ -149,6 +151,7 @@ impl<'a> SessionPatch<'a> {
         let rule = Rule { origin, ignored, before: &self.before, after, made: RefCell::default() };
         let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
+        let mut doubtful = Doubtful::default();
         for Touched { path, old, new } in touched {
             let (path, old, new) = (path.as_slice(), old.as_ref(), new.as_ref());
             // The kernel copies a file to the upper layer as soon as somebody opens it to write, or changes its mode.
@@ -177,6 +180,7 @@ impl<'a> SessionPatch<'a> {
                 {
                     Verdict::Source
                 }
+                (Verdict::ProbableProduct, change, _) => self.judge_doubtful(&places, change)?,
                 _ => verdict,
             };
             if verdict == Verdict::Source && old.is_some_and(|old| was_patched(origin, path, old, &change)) {
@@ -192,9 +196,13 @@ impl<'a> SessionPatch<'a> {
                     older.push(path);
                     if origin.contains(path) { source.push(change) } else { elsewhere.push(change) }
                 }
+                Verdict::ProbableProduct => doubtful.add(change, |directory| self.before.get(directory).is_some()),
                 _ => summary.leave_out(path, verdict),
             }
         }
+        let (written, made) = doubtful.divided();
+        elsewhere.extend(written);
+        made.iter().for_each(|path| summary.leave_out(path, Verdict::ProbableProduct));
         let mut finished = |changes: Vec<FileChange>, root: &[u8]| {
             let mut changes = pair_renames(changes);
             changes.retain(|change| is_for_a_patch(change, &older, summary));
@@ -227,6 +235,23 @@ impl<'a> SessionPatch<'a> {
             (None, Some(new)) => Some(FileChange::Added(new)),
             (None, None) => None,
         })
+    }
+
+    /// Whether what looks like a product may have been written by somebody.
+    fn judge_doubtful(&self, places: &OldPlaces<'_>, change: &FileChange) -> Result<Verdict> {
+        let new = match change {
+            FileChange::Deleted(_) => return Ok(Verdict::Product),
+            FileChange::Changed { new, .. } => return Ok(product_or(Verdict::ProbableProduct, new)),
+            FileChange::Added(new) => new,
+        };
+        let size = new.content.len().try_into().unwrap_or(u64::MAX);
+        // Files with next to nothing in them are often alike; of a tree that was copied the names are the same.
+        let is_original = |path: &[u8], before: &Entry| {
+            let is_like_it = name_of(path) == name_of(&new.path) && (before.kind == Kind::Link) == new.mode.is_link();
+            Ok(is_like_it && self.original(path, before)?.bytes == new.content)
+        };
+        let is_copy = size > 0 && is_any(places.with_size(size), is_original)?;
+        Ok(if is_copy { Verdict::Copy } else { product_or(Verdict::ProbableProduct, new) })
     }
 
     /// Whether what is new in the source, and older than the session, is a file of the source all the same, under another name: it was
@@ -271,6 +296,11 @@ impl<'a> SessionPatch<'a> {
         }
         Ok(content)
     }
+}
+
+/// What only a compiler writes is a product, and else it is as `verdict` says.
+fn product_or(verdict: Verdict, version: &Version) -> Verdict {
+    if is_machine_code(&version.content) || is_dependency_list(&version.content) { Verdict::Product } else { verdict }
 }
 
 /// What there is before a session.

@@ -1,4 +1,4 @@
-//! Where a file may have been that an overlay has in a new place: there no inode tells it.
+//! Where a file may have been, or may have been copied from, that is in a new place.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -29,7 +29,8 @@ impl<'a> OldPlaces<'a> {
         let found = self.found.get_or_init(|| {
             let mut found = BySize::new();
             let is_wanted = |entry: &Entry| entry.is_content() && self.sizes.contains(&entry.size);
-            for (path, entry) in self.before.in_kept_layer().filter(|(_, entry)| is_wanted(entry)) {
+            let listed = self.before.iter().map(|(path, entry)| (path.to_vec(), *entry));
+            for (path, entry) in self.before.in_kept_layer().chain(listed).filter(|(_, entry)| is_wanted(entry)) {
                 found.entry(entry.size).or_default().push((path, entry));
             }
             found

@@ -172,6 +172,12 @@ pub(super) fn is_machine_code(content: &[u8]) -> bool {
     MACHINE_CODE.iter().any(|start| content.starts_with(start))
 }
 
+/// Whether a text is a compiler's list of what an object file is made from, as `make` reads it.
+pub(super) fn is_dependency_list(content: &[u8]) -> bool {
+    let first = content.split(|byte| matches!(byte, b'\n' | b' ' | b'\\')).next().unwrap_or_default();
+    [&b".o:"[..], b".lo:", b".obj:"].iter().any(|end| first.ends_with(end))
+}
+
 /// Whether a file of this name is a build's, or an editor's.
 pub(super) fn is_product(name: &[u8]) -> bool {
     let versioned_library = name.windows(4).any(|part| part == b".so.");
@@ -234,6 +240,16 @@ mod tests {
     fn what_compilers_make_is_known_by_its_first_bytes() {
         assert!(is_machine_code(b"\x7fELF\x02\x01") && is_machine_code(b"!<arch>\nmain.o/"));
         assert!(!is_machine_code(b"\x89PNG\r\n\x1a\n") && !is_machine_code(b"") && !is_machine_code(b"\x7fE"));
+    }
+
+    #[test]
+    fn what_compilers_write_for_make_is_known_by_its_first_word() {
+        assert!(is_dependency_list(b"src/main.o: main.c main.h\n") && is_dependency_list(b"main.lo: \\\n main.c\n"));
+        assert!(
+            !is_dependency_list(b"module main;\n")
+                && !is_dependency_list(b"all: main.o:\n")
+                && !is_dependency_list(b"")
+        );
     }
 
     #[test]

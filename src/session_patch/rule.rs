@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use super::doubtful::directories_of;
 use super::ignored::{Ignored, name_of, parent_of};
 use super::origin::{FromSource, Origin};
 use super::products::{
@@ -23,8 +24,10 @@ pub(super) enum Verdict {
     OfBuilder,
     /// Nowhere: a name that only tools give.
     Product,
-    /// Nowhere: it looks like a product, but somebody could have written it.
+    /// Into the patch of all else if it is as much as a person writes: it looks like a product, but somebody could have written it.
     ProbableProduct,
+    /// Nowhere: there was a file with that content before, and so nobody has typed it.
+    Copy,
 }
 
 /// What the rule looks at.
@@ -89,7 +92,7 @@ impl Rule<'_> {
         if self.origin.contains(path) {
             return Verdict::Source;
         }
-        // Whole new trees outside of the source are homes, caches and sources that were unpacked again.
+        // New trees outside of the source may be homes, caches and sources that were unpacked again.
         let directory = parent_of(path);
         if directory.is_empty() || self.before.get(directory).is_some() {
             Verdict::Elsewhere
@@ -130,11 +133,6 @@ impl Rule<'_> {
         // One that the source itself was unpacked to may be built in.
         directory.len() > self.origin.top().len() && DIRECTORY_MARKS.iter().any(|mark| has(mark))
     }
-}
-
-/// The directories that a path is in, from the innermost.
-fn directories_of(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::successors(Some(path), |path| Some(parent_of(path)).filter(|parent| !parent.is_empty())).skip(1)
 }
 
 /// A file or link that is not as it was, or may not be.

@@ -18,6 +18,7 @@ pub(super) struct Summary {
     products: Vec<Vec<u8>>,
     probable_products: Vec<Vec<u8>>,
     older: Vec<Vec<u8>>,
+    copies: Vec<Vec<u8>>,
     /// Files in the patch of the source that are no longer, or may not be, as the source has them.
     pub patched_before: Vec<Vec<u8>>,
     /// Changed files of the source that are no text.
@@ -33,6 +34,7 @@ impl Summary {
     pub fn leave_out(&mut self, path: &[u8], why: Verdict) {
         let list = match why {
             Verdict::Older => &mut self.older,
+            Verdict::Copy => &mut self.copies,
             Verdict::ProbableProduct => &mut self.probable_products,
             _ => &mut self.products,
         };
@@ -66,7 +68,7 @@ impl Summary {
         if let Some(path) = elsewhere {
             let (file, count) = (path.display(), files(other_changes.len()));
             self.written.push(format!(
-                "changes to {count} that the build had made, or outside of the source, are in {file}, which applies to a copy of the build directory, not to the source"
+                "changes to {count} that the build makes, or outside of the source, are in {file}, which applies to a copy of the build directory, not to the source"
             ));
         }
     }
@@ -76,6 +78,7 @@ impl Summary {
         let told = |paths: &[Vec<u8>], why: String| (!paths.is_empty()).then(|| format!("{why}: {}", names(paths)));
         let is_told = !self.written.is_empty() || !self.probable_products.is_empty() || !self.older.is_empty();
         let products = [self.probable_products, if is_told { self.products } else { Vec::new() }].concat();
+        let copies = if is_told { self.copies } else { Vec::new() };
         let left_out = |paths: &[Vec<u8>], why: &str| format!("left out {}{why}", files(paths.len()));
         let others = [
             told(
@@ -88,6 +91,7 @@ impl Summary {
             told(&self.binaries, left_out(&self.binaries, " whose content is no text, so that no patch can hold it")),
             told(&self.too_large, left_out(&self.too_large, &format!(" of more than {} MiB", LARGEST >> 20))),
             told(&products, left_out(&products, " that the build makes, by all appearances")),
+            told(&copies, left_out(&copies, " that were only copied")),
             told(&self.older, left_out(&self.older, " older than the session, which was not written in it")),
             told(&self.too_deep, "did not look below directories that are nested too deeply".into()),
         ];

@@ -45,7 +45,7 @@ nbsIsLeftOut() {
 }
 
 # nbsCanRun PHASE: a variable of that name is the phase, or else a function.
-nbsCanRun() { [[ -n ${!1-} ]] || nbsIsFunction "$1"; }
+nbsCanRun() { [[ $1 == [a-zA-Z_]*([a-zA-Z0-9_]) && (-n ${!1-} || $(type -t "$1") == function) ]]; }
 
 # nbsIsDoneBefore PHASE OTHER: whether the build has run PHASE when it comes to OTHER.
 nbsIsDoneBefore() {

@@ -6,4 +6,4 @@
 unset ENV
 PATH=$PATH$nbsSearchPath
 PS1='[nix-build-shell '$nbsName'] $PWD $ '
-unset nbsShell nbsTop nbsDirectory nbsName nbsPhase nbsSourceRoot nbsSearchPath nbsMadeOutputs
+unset nbsShell nbsTop nbsDirectory nbsName nbsPhase nbsStart nbsSourceRoot nbsSearchPath nbsMadeOutputs

@@ -16,7 +16,8 @@ phases.
 END
 }
 
-# resume [[--from] PHASE | --only PHASE]: runs the phase that failed, or PHASE, and all that follow, until one fails.
+# resume [[--from] PHASE | --only PHASE]: runs the phase that failed, or PHASE, and all that follow, until one fails. What it refuses has
+# the status that it has outside of the sandbox: a phase may well end with the 2 of bash's own commands, as after a failing `make`.
 resume() {
     local nbsHow=from nbsFirst='' nbsAll nbsEach nbsLast='' nbsPlace nbsThere nbsResult=0
     while (($# > 0)); do
@@ -28,7 +29,7 @@ resume() {
             --from | --only)
                 if (($# == 1)); then
                     nbsSay "$1 which phase? «phases» lists them"
-                    return 2
+                    return 125
                 fi
                 nbsHow=${1#--}
                 shift
@@ -40,12 +41,15 @@ resume() {
                 ;;
             -*)
                 nbsSay "resume has no option $1; «resume --help» says what it has"
-                return 2
+                return 125
                 ;;
         esac
-        if [[ -n $nbsFirst ]]; then
+        if [[ -z $1 ]]; then
+            nbsSay "the name of a phase is empty; «phases» lists them"
+            return 125
+        elif [[ -n $nbsFirst ]]; then
             nbsSay "resume takes one phase to begin with, not $nbsFirst and $1"
-            return 2
+            return 125
         fi
         nbsFirst=$1
         shift
@@ -54,26 +58,26 @@ resume() {
     nbsFirst=${nbsFirst:-$nbsPhase}
     if [[ -z $nbsFirst || $nbsFirst == - ]]; then
         nbsSay "from which phase? «resume PHASE»"
-        return 1
+        return 125
     fi
     nbsAll=$'\n'$(nbsPhases)$'\n'
     if nbsIsLeftOut "$nbsFirst"; then
         nbsSay "$nbsFirst is left out of this build by $nbsSwitch, which is «${!nbsSwitch-}»"
-        return 1
+        return 125
     elif [[ $nbsHow == only ]] && nbsCanRun "$nbsFirst"; then
         nbsAll=$nbsFirst
     elif [[ $nbsAll == *$'\n'"$nbsFirst"$'\n'* ]]; then
         nbsAll=$nbsFirst$'\n'${nbsAll#*$'\n'"$nbsFirst"$'\n'}
     else
         nbsSay "$nbsFirst is none of the phases; «phases» lists them"
-        return 1
+        return 125
     fi
     if [[ $'\n'$nbsAll$'\n' == *$'\n'unpackPhase$'\n'* ]] && nbsIsUnpacked; then
         nbsSay "the sources are unpacked already, and your changes are among them; outside of the sandbox «nix-build-shell resume --from unpackPhase» begins anew"
-        return 1
+        return 125
     fi
     if [[ $nbsFirst == patchPhase ]]; then nbsSay "patchPhase meets what it has patched already"; fi
-    nbsPutAway "$nbsFirst" || return
+    nbsPutAway "$nbsFirst" || return 125
     : >| "$nbsDirectory/state/phases.$$"
     # shellcheck disable=SC2086
     nbsAfresh nbsApart $nbsAll
@@ -89,6 +93,7 @@ resume() {
         if [[ $nbsHow == from && -n $nbsLast ]]; then
             nbsPhase=$nbsLast
             nbsPhaseDirectory=${nbsBegan[$nbsLast]}
+            nbsNote "${nbsHad[$nbsLast]}"
         fi
         nbsSay "${nbsLast:-$nbsFirst} failed with status $nbsResult"
         return "$nbsResult"
@@ -97,8 +102,12 @@ resume() {
         return 0
     fi
     nbsPhase=-
+    nbsNote "$(nbsOutputsThere)"
     nbsListOutputs
 }
+
+# nbsNote OUTPUTS: has who enters the session again know what is the phase that failed, or that none did, and which outputs it found.
+nbsNote() { printf '%s\0' "$nbsPhase" "$nbsPhaseDirectory" "$1" >| "$nbsDirectory/state/phase"; }
 
 nbsIsUnpacked() { [[ $nbsPhaseDirectory != "$nbsTop" || -n $nbsSourceRoot && -e $nbsTop/$nbsSourceRoot ]]; }
 
@@ -209,13 +218,13 @@ nbsListOutputs() (
     ((${#missing[@]} == 0))
 )
 
-# What the phase that failed found.
-: >| "$nbsDirectory/state/outputs"
+# What the phase that failed found. In a session that is entered again the time of the file is that of the outputs.
+[[ -e $nbsDirectory/state/outputs ]] || : > "$nbsDirectory/state/outputs"
 if [[ -n $nbsPhase ]]; then
-    nbsHad[$nbsPhase]=
+    nbsHad[$nbsPhase]=${nbsFound-}
     for nbsPath in $(nbsOutputsThere); do
-        [[ " $nbsMadeOutputs " == *" $nbsPath "* ]] || nbsHad[$nbsPhase]+="$nbsPath "
+        [[ -n ${nbsFound+known} || " $nbsMadeOutputs " == *" $nbsPath "* ]] || nbsHad[$nbsPhase]+="$nbsPath "
     done
     if nbsIsFunction genericBuild; then nbsRecall "$nbsPhase"; fi
 fi
-unset nbsPath nbsMadeOutputs
+unset nbsPath nbsMadeOutputs nbsFound

@@ -5,7 +5,8 @@
 #   nbsTop          the build directory in the sandbox
 #   nbsDirectory    what a session has of its own: this file, and a directory `state` to write to
 #   nbsName         the package, for the prompt
-#   nbsPhase        the phase that failed, or nothing
+#   nbsPhase        the phase that failed; nothing where it is not known, and «-» where all are done
+#   nbsStart        where that phase began, or nothing where env-vars tells
 #   nbsSourceRoot   where phases begin if there is no env-vars: the directory of the sources, as the build's log tells it, or nothing
 #   nbsSearchPath   what is appended to PATH: a colon and a directory each
 #   nbsMadeOutputs  the outputs that the phase that failed has made, and those before it had not
@@ -20,14 +21,19 @@ nbsShowOptions() {
 nbsSay() { printf 'nix-build-shell: %s\n' "$*" >&2; }
 
 nbsOptions=$(nbsShowOptions)
-nbsStart=$nbsTop/$nbsSourceRoot
+# In a second terminal: how far `resume` came in the first.
+if [[ -s $nbsDirectory/state/phase ]]; then
+    { IFS= read -r -d '' nbsPhase && IFS= read -r -d '' nbsStart && IFS= read -r -d '' nbsFound; } < "$nbsDirectory/state/phase"
+fi
+nbsRemembered=$nbsStart
+nbsStart=${nbsStart:-$nbsTop/$nbsSourceRoot}
 
 # --- The build's variables and stdenv's functions ----------------------------------------------------------------------
 
 if [[ -e $nbsTop/env-vars ]]; then
     source "$nbsTop/env-vars"
     # A build without a sandbox was elsewhere.
-    nbsStart=$PWD
+    nbsStart=${nbsRemembered:-$PWD}
     [[ -z ${NIX_BUILD_TOP-} || $nbsStart/ != "$NIX_BUILD_TOP"/* ]] || nbsStart=$nbsTop${nbsStart:${#NIX_BUILD_TOP}}
     # stdenv looks for files beside it, as at the start of a build. `cd` also mends what env-vars has made of PWD.
     cd "$nbsTop" || true
@@ -84,7 +90,7 @@ nbsPhaseDirectory=$(
     if cd -P -- "$nbsStart" && [[ $PWD/ == "$top"/* ]]; then echo "${nbsStart%/}"; else echo "$nbsTop"; fi
 ) 2> /dev/null
 cd -- "$nbsPhaseDirectory" || true
-unset nbsStart
+unset nbsStart nbsRemembered
 
 # --- The phases --------------------------------------------------------------------------------------------------------
 
@@ -97,10 +103,10 @@ nbsPhases() {
 nbsHasPhases() {
     if ! nbsIsFunction genericBuild; then
         nbsSay "there are no phases without stdenv"
-        return 1
+        return 125
     elif [[ -n ${buildCommandPath-} || -n ${buildCommand-} ]]; then
         nbsSay "this build has no phases but one command; «genericBuild» runs it"
-        return 1
+        return 125
     fi
 }
 
@@ -140,7 +146,7 @@ nbsInBuild() {
         "${@:2}"
         return
     fi
-    local nbsStatus='' nbsLevel=$BASH_SUBSHELL nbsDepth=${#FUNCNAME[@]}
+    local nbsStatus='' nbsResult='' nbsLevel=$BASH_SUBSHELL nbsDepth=${#FUNCNAME[@]}
     nbsTheirs=$(nbsShowOptions)
     eval "$nbsBuildOptions"
     set -E +e
@@ -148,9 +154,11 @@ nbsInBuild() {
     nbsAfresh "${@:2}"
     trap - ERR DEBUG
     nbsCalm
+    # There is no result where bash itself gave up, as for a phase whose name is none.
+    nbsStatus=${nbsStatus:-${nbsResult:-1}}
     # ^Z has stopped it with 148.
     if ((nbsStatus != 0 && nbsStatus != 148)); then nbsSay "$1 failed with status $nbsStatus"; fi
-    return "${nbsStatus:-0}"
+    return "$nbsStatus"
 }
 
 # nbsFail STATUS: has every function return that was called by nbsInBuild, as with -e the shell would end.
