@@ -43,7 +43,8 @@ impl Caller {
     /// be called while there is no other thread, of which it would say nothing.
     ///
     /// # Errors
-    /// Where the ids cannot be changed: the action is not done then. Where they cannot be changed back, it is, and nothing may follow.
+    /// Where the ids cannot be changed: the action is not done then. Where they cannot be changed back, it is, and this process goes on
+    /// with no more rights than the caller has.
     pub fn with_own_rights<T>(&self, action: impl FnOnce() -> T) -> Result<T> {
         if !self.through_sudo || geteuid() == self.uid {
             return Ok(action());
@@ -86,7 +87,11 @@ impl OwnRights {
     fn give_back(self) -> rustix::io::Result<()> {
         set_thread_res_uid(None, Uid::ROOT, None)?;
         set_thread_res_gid(None, self.group, None)?;
-        set_dumpable_behavior(self.dumpable)
+        match set_dumpable_behavior(self.dumpable) {
+            // Nobody may ask for what a system is set to where a program changes its user: for root alone.
+            Err(Errno::INVAL) => Ok(()),
+            answer => answer,
+        }
     }
 }
 

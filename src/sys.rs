@@ -52,11 +52,30 @@ pub fn set_memory_aside() -> Result<()> {
     Ok(())
 }
 
-/// Gives back what was set aside, once.
+/// Stands for the memory while a thread gives it back.
+const IS_BEING_GIVEN_BACK: *mut c_void = ptr::dangling_mut();
+
+/// Gives back what was set aside, once. Returns whether there is more memory than before: another thread may have done it meanwhile.
 fn use_up_what_is_set_aside() -> bool {
-    let memory = SET_ASIDE.swap(ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: nobody has ever used this mapping.
-    !memory.is_null() && unsafe { munmap(memory, SET_ASIDE_SIZE) }.is_ok()
+    let mut memory = SET_ASIDE.load(Ordering::Acquire);
+    let was_there = !memory.is_null();
+    while !memory.is_null() {
+        if memory == IS_BEING_GIVEN_BACK {
+            rustix::thread::sched_yield();
+            memory = SET_ASIDE.load(Ordering::Acquire);
+            continue;
+        }
+        match SET_ASIDE.compare_exchange(memory, IS_BEING_GIVEN_BACK, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                // SAFETY: nobody has ever used this mapping, and no other thread gives it back.
+                let given_back = unsafe { munmap(memory, SET_ASIDE_SIZE) };
+                SET_ASIDE.store(ptr::null_mut(), Ordering::Release);
+                return given_back.is_ok();
+            }
+            Err(now) => memory = now,
+        }
+    }
+    was_there
 }
 
 /// Tries it again with what was set aside, and ends this process where there is no memory even so.

@@ -169,7 +169,7 @@ pub struct Plan {
     pub limits: PlannedLimits,
     /// The one user id and the one group id.
     pub id_maps: IdMaps,
-    /// What the child does, in this order.
+    /// What the child does, in this order, or has from who creates it.
     pub steps: Vec<Step>,
     /// What it executes then.
     pub command: Command,
@@ -317,7 +317,6 @@ pub(crate) fn steps_ahead() -> Vec<Step> {
         Step::LeaveSessionKeyring,
         Step::SetHostName(c"localhost".into()),
         Step::SetDomainName(c"(none)".into()),
-        Step::MakeMountsPrivate,
     ]
 }
 
@@ -325,7 +324,8 @@ pub(crate) fn steps_ahead() -> Vec<Step> {
 fn steps_of_start(caller: &Caller) -> Vec<Step> {
     let mut steps = vec![Step::DieWithParent];
     steps.extend(steps_ahead());
-    steps.push(Step::AwaitIdMaps);
+    // Not ahead: until then what is mounted or unmounted on the host, as by looking at what is to be shown, is so here too.
+    steps.extend([Step::MakeMountsPrivate, Step::AwaitIdMaps]);
     if caller.must_change_ids() {
         steps.push(Step::BecomeBuilder);
         // The kernel forgets the death signal when ids change.

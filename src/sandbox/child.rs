@@ -190,9 +190,9 @@ fn set_up(task: &mut Task) -> std::result::Result<Pid, Report> {
     execute(task).map_err(|errno| Report { step: steps.len(), errno })
 }
 
-/// Does one step. Of the descriptors those that the step needs must be open.
+/// Does one step, in the child or ahead of it in the forerunner. Of the descriptors those that the step needs must be open.
 pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
-    // SAFETY: the channel stays open until the command runs.
+    // SAFETY: the channel stays open until the command runs, and until the forerunner has been reaped.
     let parent = unsafe { BorrowedFd::borrow_raw(descriptors.channel) };
     match step {
         Step::DieWithParent => die_with_parent(parent),

@@ -11,7 +11,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, Signal};
 
-/// Where the child failed and what the kernel said.
+/// Where the child failed, or the forerunner with a step that it does ahead, and what the kernel said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Report {
     /// The number of the step; the number of steps for the execution of the command.
@@ -23,7 +23,7 @@ pub(super) struct Report {
 /// What the parent is told. If the channel ends before the last message, the child was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// The command could not be executed. The last message.
+    /// A step could not be done, or the command not be executed. The last message.
     Failed(Report),
     /// The forerunner could not make a namespace, or the child. The last message.
     NoNamespaces(Errno),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::remove::{open_with_all_permissions, remove_entry};
-use super::{DIRECTORY, Purpose, Scratch, check_parent, is_still_there};
+use super::{DIRECTORY, Purpose, Scratch, check_parent, is_still_there, set_memory_aside};
 use crate::plan::{BUILD, OUTPUTS, SESSION, STORE_MODE};
 
 impl Scratch {
@@ -19,6 +19,7 @@ impl Scratch {
     /// # Errors
     /// [`Errno::EXIST`] as the cause where there is one; otherwise as of [`create`](Self::create).
     pub(crate) fn create_session(path: &Path, parent: &OwnedFd, name: &str, kept: Option<&Path>) -> Result<Self> {
+        set_memory_aside()?;
         let purpose = Purpose::KeptSession;
         check_parent(path, parent, kept, purpose.remedy())?;
         let parent = rustix::io::dup(parent).context("cannot open the directory of sessions again")?;

@@ -146,9 +146,7 @@ impl Scratch {
     /// # Errors
     /// Where `parent` is missing, full, not writable, inside the kept directory, or mounted so that no program there may run.
     pub fn create(parent: &Path, kept: Option<&Path>) -> Result<Self> {
-        // From here on there is something to be removed again.
-        sys::set_memory_aside()
-            .map_err(|_| anyhow!("there is no memory left for it (see «ulimit -v», and what else runs)"))?;
+        set_memory_aside()?;
         let remedy = Purpose::OneSandbox.remedy();
         let parent = parent.canonicalize().map_err(|error| {
             anyhow!("there is no directory {} for the scratch copy ({error}); {remedy}", parent.display())
@@ -432,6 +430,11 @@ impl Drop for Scratch {
             let _ = self.remove_now();
         }
     }
+}
+
+/// For what comes once there is something to be removed again.
+fn set_memory_aside() -> Result<()> {
+    sys::set_memory_aside().map_err(|_| anyhow!("there is no memory left for it (see «ulimit -v», and what else runs)"))
 }
 
 /// Whether a scratch directory can be in `parent`, which has to be outside of `kept`.
