@@ -6,10 +6,11 @@ import random
 import re
 import resource
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.confinement import on_another_machine, refuse
+from support.confinement import ONLY_DEVICES, on_another_machine, refuse
 from support.faults import OUTLIVED, Faults, read_calls
 from support.leftovers import mounts
 from support.terminal import Terminal
@@ -73,6 +74,8 @@ def test_every_call_of_the_start_may_fail(user, faults, through_sudo):
     right, calls = faults.calls(caller, caller.make_directory("trace") / "calls", line, env=env, **how)
     assert right.returncode == 1 and "Seccomp:\t2" in right.stdout, right
     assert len(calls) > 200
+    # Whose limits can do no harm, since nothing is watched.
+    assert not [call for call in calls if "inotify" in call.name or "fanotify" in call.name]
     before = mounts()
 
     def attempt(fault):
@@ -260,9 +263,34 @@ def test_a_kernel_without_this_call_has_the_same_sandbox(caller, call, options):
     line = {"options": options}
     right = caller.enter("bash", "-c", SEEN, **line)
     there = caller.enter("bash", "-c", SEEN, preexec_fn=refuse(call, "ENOSYS"), **line)
-    # The filter that refuses it is one more, and what it is installed with is inherited.
-    other = {line for line in set(there.stdout.splitlines()) ^ set(right.stdout.splitlines()) if "NoNewPrivs" not in line}
-    assert not other and there.returncode == right.returncode, there
+    assert same_but_for(right, there, set()), there
+
+
+def same_but_for(right, there, missing):
+    """Whether the two saw the same, but for what the machine lacks, and what the filter that makes it lack it leaves."""
+    other = set(there.stdout.splitlines()) ^ set(right.stdout.splitlines())
+    return there.returncode == right.returncode and not {line for line in other if line not in missing and "NoNewPrivs" not in line}
+
+
+def test_a_machine_without_ipv6_has_the_same_sandbox(caller):
+    without = refuse("socket", "EAFNOSUPPORT", argument=int(socket.AF_INET6))
+    lacks = ["python3", "-c", "import socket; socket.socket(socket.AF_INET6)"]
+    assert "not supported" in caller.run(*lacks, preexec_fn=without).stderr
+    for options in [], ["--network"]:
+        right = caller.enter("bash", "-c", SEEN, options=options)
+        there = caller.enter("bash", "-c", SEEN, options=options, preexec_fn=without)
+        assert same_but_for(right, there, set()), there
+
+
+def test_a_machine_with_the_least_of_devices_has_the_same_sandbox(caller):
+    """No /dev/shm, no /dev/kvm."""
+    machine = on_another_machine(caller, ONLY_DEVICES, str(caller.make_directory("dev")))
+    assert caller.run(*machine, "ls", "/dev", as_root=True).stdout.split() == ["full", "null", "pts", "random", "tty", "urandom", "zero"]
+    script = SEEN + "\necho text > /dev/shm/file; cat /dev/shm/file"
+    right = caller.enter("bash", "-c", script)
+    there = caller.run(*machine, *caller.command_line("bash", "-c", script), as_root=True)
+    assert right.stdout.endswith("text\n") and there.stdout.endswith("text\n")
+    assert same_but_for(right, there, {"kvm"}), there
 
 
 @pytest.mark.parametrize(("call", "mentions"), [("close_range", "Linux 5.10 or newer"), ("clone3", "seccomp")])
