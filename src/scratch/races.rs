@@ -7,12 +7,13 @@ use std::ffi::CStr;
 use std::fs;
 use std::num::NonZero;
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, mknodat, openat, renameat_with};
 use tempfile::TempDir;
@@ -23,11 +24,11 @@ use super::remove::{remove_on_all_cores, remove_tree};
 use crate::caller::Caller;
 
 /// How often each thing is done while it is disturbed.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 100;
 /// More files than one thread copies before it calls for others.
 const MANY: usize = 700;
 /// Entries of which one is swapped, enough for each thread to get some.
-const SWAPPABLE: usize = 200;
+const SWAPPABLE: u32 = 200;
 /// How long one thread waits for the others to come to an entry, and to open a fifo.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -86,7 +87,8 @@ struct Swap {
     aside: PathBuf,
     /// The thread that waits for another to come to such an entry.
     waits: Option<ThreadId>,
-    swapped: AtomicUsize,
+    is_done: Mutex<bool>,
+    done: Condvar,
 }
 
 static SWAPS: Mutex<Vec<Arc<Swap>>> = Mutex::new(Vec::new());
@@ -99,13 +101,13 @@ fn swaps() -> MutexGuard<'static, Vec<Arc<Swap>>> {
 pub(crate) fn before_open(directory: impl AsFd, name: &CStr) {
     let name = name.to_string_lossy();
     let Some(swap) = swaps().iter().find(|swap| name.starts_with(swap.prefix)).cloned() else { return };
+    let mut is_done = swap.is_done.lock().unwrap();
     if swap.waits == Some(thread::current().id()) {
-        let end = Instant::now() + PATIENCE / SWAPPABLE as u32;
-        while swap.swapped.load(Ordering::SeqCst) == 0 && Instant::now() < end {
-            thread::yield_now();
-        }
-    } else if swap.swapped.fetch_add(1, Ordering::SeqCst) == 0 {
+        let _ = swap.done.wait_timeout_while(is_done, PATIENCE / SWAPPABLE, |is_done| !*is_done).unwrap();
+    } else if !*is_done {
         renameat_with(directory, &*name, CWD, &swap.aside, RenameFlags::EXCHANGE).unwrap();
+        *is_done = true;
+        swap.done.notify_all();
     }
 }
 
@@ -114,11 +116,12 @@ fn while_one_is_swapped<T>(prefix: &'static str, aside: &Path, in_another: bool,
     // On one core there is no other thread.
     let has_others = thread::available_parallelism().map_or(1, NonZero::get) > 1;
     let waits = (in_another && has_others).then(|| thread::current().id());
-    let swap = Arc::new(Swap { prefix, aside: aside.to_owned(), waits, swapped: AtomicUsize::new(0) });
+    let swap = Swap { prefix, aside: aside.to_owned(), waits, is_done: Mutex::new(false), done: Condvar::new() };
+    let swap = Arc::new(swap);
     swaps().push(Arc::clone(&swap));
     let result = work();
     swaps().retain(|other| other.prefix != prefix);
-    assert!(swap.swapped.load(Ordering::SeqCst) > 0, "no thread came to an entry that it could swap");
+    assert!(*swap.is_done.lock().unwrap(), "no thread came to an entry that it could swap");
     result
 }
 
@@ -167,16 +170,13 @@ fn copy(kept: &Path, names: &[&CStr], target: &Path) -> Result<(), String> {
     })
 }
 
-/// Opens a fifo after a while, so that who waits for that does not wait for ever. The answer is whether it has waited.
-fn waited_for(fifo: PathBuf, done: &AtomicBool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while !done.load(Ordering::SeqCst) {
-        if Instant::now() > end {
-            return openat(CWD, &fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).is_ok();
-        }
-        thread::yield_now();
-    }
-    false
+/// Opens the fifo in `directory` after a while, so that who waits for that does not wait for ever. The answer is whether one has waited.
+fn waited_for_fifo(directory: &Path, is_over: &Receiver<()>) -> bool {
+    let _ = is_over.recv_timeout(PATIENCE);
+    let is_fifo = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_fifo());
+    let mut fifos = fs::read_dir(directory).unwrap().flatten().filter(is_fifo);
+    // It cannot be opened so unless somebody reads.
+    fifos.any(|fifo| openat(CWD, fifo.path(), OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).is_ok())
 }
 
 /// Copies while an entry becomes something else in the moment before it is opened, by this thread or by another.
@@ -192,13 +192,13 @@ fn copy_over_swapped(prefix: &'static str, kind: Kind, put_there: impl Fn(&Path,
     }
     fill(&kept.join("swapped"), prefix, kind);
     put_there(&aside, &precious);
-    let done = AtomicBool::new(false);
+    let (ends, end) = mpsc::channel();
     let answer = thread::scope(|scope| {
-        let fifo = scope.spawn(|| waited_for(aside.clone(), &done));
+        let waited = scope.spawn(|| waited_for_fifo(&kept.join("swapped"), &{ end }));
         let names = [c"many", c"swapped"];
         let answer = while_one_is_swapped(prefix, &aside, in_another, || copy(&kept, &names, &target));
-        done.store(true, Ordering::SeqCst);
-        assert!(!fifo.join().unwrap(), "it has waited for somebody to open the fifo");
+        drop(ends);
+        assert!(!waited.join().unwrap(), "it has waited for somebody to open the fifo");
         answer
     });
     assert!(!holds_secret(&target));
@@ -220,60 +220,79 @@ fn fifo(aside: &Path, _: &Path) {
 #[test]
 fn a_file_that_becomes_a_link_is_not_copied() {
     copy_over_swapped("file-to-link-", Kind::File, link_to_file, false);
-    copy_over_swapped("file-to-link-in-another-", Kind::File, link_to_file, true);
+}
+
+#[test]
+fn a_file_that_becomes_a_link_is_not_copied_by_another_thread() {
+    copy_over_swapped("another-file-to-link-", Kind::File, link_to_file, true);
 }
 
 #[test]
 fn a_file_that_becomes_a_fifo_is_not_waited_for() {
     copy_over_swapped("file-to-fifo-", Kind::File, fifo, false);
-    copy_over_swapped("file-to-fifo-in-another-", Kind::File, fifo, true);
+}
+
+#[test]
+fn a_file_that_becomes_a_fifo_is_not_waited_for_by_another_thread() {
+    copy_over_swapped("another-file-to-fifo-", Kind::File, fifo, true);
 }
 
 #[test]
 fn a_directory_that_becomes_a_link_is_not_copied() {
     copy_over_swapped("directory-to-link-", Kind::Directory, link_to_directory, false);
-    copy_over_swapped("directory-to-link-in-another-", Kind::Directory, link_to_directory, true);
+}
+
+#[test]
+fn a_directory_that_becomes_a_link_is_not_copied_by_another_thread() {
+    copy_over_swapped("another-directory-to-link-", Kind::Directory, link_to_directory, true);
+}
+
+/// Removes a directory while one below it becomes a link in the moment before it is opened, by this thread or by another.
+fn remove_over_swapped(prefix: &'static str, in_another: bool) {
+    let setting = TempDir::new().unwrap();
+    let precious = precious(setting.path());
+    let (tree, aside) = (setting.path().join("tree"), setting.path().join("aside"));
+    fill(&tree, prefix, Kind::Directory);
+    link_to_directory(&aside, &precious);
+    let parent = openat(CWD, setting.path(), DIRECTORY, Mode::empty()).unwrap();
+    let top = openat(&parent, "tree", DIRECTORY, Mode::empty()).unwrap();
+    let remove = || remove_tree(&parent, "tree".as_ref(), &top);
+    while_one_is_swapped(prefix, &aside, in_another, || {
+        if in_another {
+            remove_on_all_cores(&top, &AtomicUsize::new(0));
+        } else {
+            assert!(remove().is_err());
+        }
+    });
+    assert!(holds_secret(&precious));
+    // Nothing is in its way any more: another try takes the link for what it is.
+    remove().unwrap();
+    assert!(!tree.exists() && holds_secret(&precious));
 }
 
 #[test]
 fn a_directory_that_becomes_a_link_is_not_emptied() {
-    for (prefix, in_another) in [("removed-", false), ("removed-in-another-", true)] {
-        let setting = TempDir::new().unwrap();
-        let precious = precious(setting.path());
-        let (tree, aside) = (setting.path().join("tree"), setting.path().join("aside"));
-        fill(&tree, prefix, Kind::Directory);
-        link_to_directory(&aside, &precious);
-        let parent = openat(CWD, setting.path(), DIRECTORY, Mode::empty()).unwrap();
-        let top = openat(&parent, "tree", DIRECTORY, Mode::empty()).unwrap();
-        let remove = || remove_tree(&parent, "tree".as_ref(), &top);
-        while_one_is_swapped(prefix, &aside, in_another, || {
-            if in_another {
-                remove_on_all_cores(&top, &AtomicUsize::new(0));
-            } else {
-                assert!(remove().is_err());
-            }
-        });
-        assert!(holds_secret(&precious));
-        // Nothing is in its way any more: another try takes the link for what it is.
-        remove().unwrap();
-        assert!(!tree.exists() && holds_secret(&precious));
-    }
+    remove_over_swapped("removed-", false);
 }
 
 #[test]
-fn a_copy_follows_no_link_and_waits_for_no_fifo_that_is_put_into_its_way() {
+fn a_directory_that_becomes_a_link_is_not_emptied_by_another_thread() {
+    remove_over_swapped("another-removed-", true);
+}
+
+#[test]
+fn a_copy_follows_no_link_that_is_put_into_its_way() {
     let setting = TempDir::new().unwrap();
     let precious = precious(setting.path());
     let (kept, aside) = (setting.path().join("kept"), setting.path().join("aside"));
     fs::create_dir_all(kept.join("directory")).unwrap();
     fs::create_dir(&aside).unwrap();
-    for name in ["file", "other", "directory/file"] {
+    for name in ["file", "directory/file"] {
         fs::write(kept.join(name), "plain").unwrap();
     }
     link_to_directory(&aside.join("directory"), &precious);
     link_to_file(&aside.join("file"), &precious);
-    fifo(&aside.join("other"), &precious);
-    let pairs = ["directory", "file", "other"].map(|name| (kept.join(name), aside.join(name)));
+    let pairs = ["directory", "file"].map(|name| (kept.join(name), aside.join(name)));
     while_swapping(&pairs, || {
         for _ in 0..ROUNDS {
             let target = TempDir::new_in(setting.path()).unwrap();

@@ -186,7 +186,7 @@ static bool add_to_input(void) {
 }
 static bool link_to_input(void) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/../.attempt-%d", host("input"), getpid());
+    snprintf(path, sizeof path, "%s/.attempt-link-%d", host("input"), getpid());
     bool made = link(host("input file"), path) == 0;
     unlink(path);
     return made;
