@@ -181,6 +181,31 @@ def test_whoever_is_killed_at_any_moment_nothing_is_left(user, faults, session):
     assert not list(shared.iterdir())
 
 
+def test_a_command_that_would_go_on_ends_when_the_program_is_killed_at_its_start(user, faults):
+    """One that ends by itself does so in any case, and takes the sandbox with it."""
+
+    def line(seconds):
+        return user.command_line("bash", "-c", f"echo begun; exec sleep {seconds}")
+
+    right, calls = faults.calls(user, user.make_directory("trace") / "calls", line(0))
+    assert right.returncode == 0
+    shared = user.make_directory("shared")
+    chance = random.Random(20261128)
+    moments = [chance.choice(calls) for _ in range(max(20, KILLS // 10))]
+
+    def attempt(call):
+        # Longer than is waited for who is left.
+        return faults.kill(user, call, PROCESSES["program"], line(9), env={"TMPDIR": str(shared)}).returncode
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        statuses = list(pool.map(attempt, moments))
+    # A moment that does not come, since a call was not repeated, ends with the command.
+    assert set(statuses) <= {0, 128 + signal.SIGKILL}, list(zip(moments, statuses, strict=True))
+    assert statuses.count(0) < len(statuses) // 4
+    assert user.enter("true", env={"TMPDIR": str(shared)}).returncode == 0
+    assert not list(shared.iterdir())
+
+
 def test_a_terminal_is_given_back_whoever_is_killed(user, faults):
     line = user.command_line("bash", "-c", "stty -echo; echo begun")
     trace = user.make_directory("trace") / "calls"
