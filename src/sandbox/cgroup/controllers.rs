@@ -125,7 +125,8 @@ fn move_all(from: &OwnedFd, to: &OwnedFd) -> bool {
         let moved = write_file(to, PROCESSES, &process.as_raw_nonzero().to_string());
         matches!(moved, Ok(()) | Err(Errno::SRCH))
     };
-    processes_in(from).into_iter().fold(true, |all, process| is_moved(process) && all)
+    // Each is tried, whatever became of the others.
+    processes_in(from).into_iter().filter(|process| !is_moved(*process)).count() == 0
 }
 
 /// The processes in a cgroup, as far as they have a number here.
