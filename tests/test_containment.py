@@ -116,13 +116,23 @@ def test_an_attempt_is_held(attempts, caller, attempt):
 
 
 @pytest.mark.parametrize("number, name", enumerate(["standard input", "standard output", "standard error"]))
-def test_a_directory_on_a_standard_descriptor_is_refused(caller, number, name):
+def test_a_directory_on_a_standard_descriptor_is_refused(attempts, caller, number, name):
     """From one that is open, «..» leads to the host's root, past every namespace: CVE-2024-21626."""
-    script = f'exec 9>&2; "$@" {number}< /; status=$?; exit $status'
-    result = caller.run("bash", "-c", script, "bash", *caller.command_line("true"))
-    assert result.returncode == 125
+    copy, secret = attempts.prepare(caller)
+    token = (secret / "secret").read_text()
+    # What is read goes to a descriptor that is still a pipe.
+    read = ["bash", "-c", f"exec 3<&{number} 1>&{2 if number == 1 else 1}; cat /proc/self/fd/3/secret"]
+
+    def with_directory(*command):
+        return caller.run("bash", "-c", f'"$@" {number}< {secret}; exit $?', "bash", *command)
+
+    outside = with_directory(*read)
+    assert token in outside.stdout + outside.stderr
+    inside = with_directory(*caller.command_line(*read, build_dir=copy))
+    assert token not in inside.stdout + inside.stderr, "came through"
+    assert inside.returncode == 125
     if number != 2:
-        assert result.stderr.startswith(f"nix-build-shell: {name} is a directory")
+        assert inside.stderr.startswith(f"nix-build-shell: {name} is a directory")
 
 
 IN_STANDARD_OUTPUT = ["type into a terminal", "speak to a console", "have the caller's terminal"]

@@ -6,10 +6,11 @@ import random
 import re
 import resource
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.confinement import on_another_machine, refuse
+from support.confinement import ONLY_DEVICES, on_another_machine, refuse
 from support.faults import OUTLIVED, Faults, read_calls
 from support.leftovers import mounts
 from support.terminal import Terminal
@@ -73,6 +74,8 @@ def test_every_call_of_the_start_may_fail(user, faults, through_sudo):
     right, calls = faults.calls(caller, caller.make_directory("trace") / "calls", line, env=env, **how)
     assert right.returncode == 1 and "Seccomp:\t2" in right.stdout, right
     assert len(calls) > 200
+    # Whose limits can do no harm, since nothing is watched.
+    assert not [call for call in calls if "inotify" in call.name or "fanotify" in call.name]
     before = mounts()
 
     def attempt(fault):
@@ -178,6 +181,31 @@ def test_whoever_is_killed_at_any_moment_nothing_is_left(user, faults, session):
     assert not list(shared.iterdir())
 
 
+def test_a_command_that_would_go_on_ends_when_the_program_is_killed_at_its_start(user, faults):
+    """One that ends by itself does so in any case, and takes the sandbox with it."""
+
+    def line(seconds):
+        return user.command_line("bash", "-c", f"echo begun; exec sleep {seconds}")
+
+    right, calls = faults.calls(user, user.make_directory("trace") / "calls", line(0))
+    assert right.returncode == 0
+    shared = user.make_directory("shared")
+    chance = random.Random(20261128)
+    moments = [chance.choice(calls) for _ in range(max(20, KILLS // 10))]
+
+    def attempt(call):
+        # Longer than is waited for who is left.
+        return faults.kill(user, call, PROCESSES["program"], line(9), env={"TMPDIR": str(shared)}).returncode
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        statuses = list(pool.map(attempt, moments))
+    # A moment that does not come, since a call was not repeated, ends with the command.
+    assert set(statuses) <= {0, 128 + signal.SIGKILL}, list(zip(moments, statuses, strict=True))
+    assert statuses.count(0) < len(statuses) // 4
+    assert user.enter("true", env={"TMPDIR": str(shared)}).returncode == 0
+    assert not list(shared.iterdir())
+
+
 def test_a_terminal_is_given_back_whoever_is_killed(user, faults):
     line = user.command_line("bash", "-c", "stty -echo; echo begun")
     trace = user.make_directory("trace") / "calls"
@@ -239,10 +267,12 @@ def test_no_memory_is_a_sentence(user):
     """From the first size at which the program itself can be loaded to the first one that is enough."""
     size, statuses = 4 << 20, []
     while 0 not in statuses:
-        size += 128 << 10
+        # In steps of less than the heap grows by.
+        size += 16 << 10
         assert size < 64 << 20, statuses
         result = user.enter("bash", "-c", "echo ran", preexec_fn=limit(resource.RLIMIT_AS, size))
-        if result.returncode == -signal.SIGSEGV and not result.stderr and not statuses:
+        if result.returncode in (-signal.SIGSEGV, -signal.SIGABRT, 127) and not statuses:
+            # The kernel, the C library and Rust's start of a program say each in its way that there is no room for one.
             continue
         if result.returncode in (127, 128 + signal.SIGKILL, 128 + signal.SIGSEGV):
             # In the sandbox it is the build's own shell that has no room.
@@ -260,9 +290,34 @@ def test_a_kernel_without_this_call_has_the_same_sandbox(caller, call, options):
     line = {"options": options}
     right = caller.enter("bash", "-c", SEEN, **line)
     there = caller.enter("bash", "-c", SEEN, preexec_fn=refuse(call, "ENOSYS"), **line)
-    # The filter that refuses it is one more, and what it is installed with is inherited.
-    other = {line for line in set(there.stdout.splitlines()) ^ set(right.stdout.splitlines()) if "NoNewPrivs" not in line}
-    assert not other and there.returncode == right.returncode, there
+    assert same_but_for(right, there, set()), there
+
+
+def same_but_for(right, there, missing):
+    """Whether the two saw the same, but for what the machine lacks, and what the filter that makes it lack it leaves."""
+    other = set(there.stdout.splitlines()) ^ set(right.stdout.splitlines())
+    return there.returncode == right.returncode and not {line for line in other if line not in missing and "NoNewPrivs" not in line}
+
+
+def test_a_machine_without_ipv6_has_the_same_sandbox(caller):
+    without = refuse("socket", "EAFNOSUPPORT", argument=int(socket.AF_INET6))
+    lacks = ["python3", "-c", "import socket; socket.socket(socket.AF_INET6)"]
+    assert "not supported" in caller.run(*lacks, preexec_fn=without).stderr
+    for options in [], ["--network"]:
+        right = caller.enter("bash", "-c", SEEN, options=options)
+        there = caller.enter("bash", "-c", SEEN, options=options, preexec_fn=without)
+        assert same_but_for(right, there, set()), there
+
+
+def test_a_machine_with_the_least_of_devices_has_the_same_sandbox(caller):
+    """No /dev/shm, no /dev/kvm."""
+    machine = on_another_machine(caller, ONLY_DEVICES, str(caller.make_directory("dev")))
+    assert caller.run(*machine, "ls", "/dev", as_root=True).stdout.split() == ["full", "null", "pts", "random", "tty", "urandom", "zero"]
+    script = SEEN + "\necho text > /dev/shm/file; cat /dev/shm/file"
+    right = caller.enter("bash", "-c", script)
+    there = caller.run(*machine, *caller.command_line("bash", "-c", script), as_root=True)
+    assert right.stdout.endswith("text\n") and there.stdout.endswith("text\n")
+    assert same_but_for(right, there, {"kvm"}), there
 
 
 @pytest.mark.parametrize(("call", "mentions"), [("close_range", "Linux 5.10 or newer"), ("clone3", "seccomp")])

@@ -81,7 +81,7 @@ struct Subtree {
 
 /// Removes most of what is below `top`: directories that are not at the top, several at once. What resists is left to who goes through
 /// the whole tree.
-fn remove_on_all_cores(top: &OwnedFd, moved_up: &AtomicUsize) {
+pub(super) fn remove_on_all_cores(top: &OwnedFd, moved_up: &AtomicUsize) {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
     if threads == 1 {
         return;
@@ -223,6 +223,8 @@ impl Removal<'_> {
 
 /// Opens the directory `name` in `parent`, whatever its mode; the owner may then do anything in it.
 pub(crate) fn open_with_all_permissions(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    #[cfg(test)]
+    super::races::before_open(parent, name);
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(parent, name, flags | OFlags::RDONLY, Mode::empty()) {
         Ok(directory) => {

@@ -270,6 +270,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_became_a_link_since_it_was_looked_at_is_not_opened() {
+        let top = tempfile::tempdir().unwrap();
+        let precious = tempfile::tempdir().unwrap();
+        fs::write(precious.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink(precious.path(), top.path().join("directory")).unwrap();
+        std::os::unix::fs::symlink(precious.path().join("file"), top.path().join("file")).unwrap();
+        let handle: OwnedFd = fs::File::open(top.path()).unwrap().into();
+        for access in [Access::Quietly, Access::AsOwner] {
+            let directory = open(&handle, c"directory", OFlags::DIRECTORY, access);
+            assert!(matches!(directory, Err(Errno::LOOP | Errno::NOTDIR)));
+            assert_eq!(open(&handle, c"file", OFlags::empty(), access).unwrap_err(), Errno::LOOP);
+        }
+    }
+
+    #[test]
     fn a_directory_that_its_owner_closed_is_read_by_him_and_by_nobody_else() {
         let top = tempfile::tempdir().unwrap();
         for (name, mode) in [("none", 0o000), ("listed", 0o400)] {

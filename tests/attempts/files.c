@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/mount.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,9 +91,8 @@ static bool open_by_handle(void) {
 }
 
 static bool chroot_out(void) {
-    if (!become_root_of_own_namespaces()) {
-        return false;
-    }
+    // Who has the right already needs no namespace for it.
+    become_root_of_own_namespaces();
     const char *jail = new_name();
     int before = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (mkdir(jail, 0700) != 0 || chroot(jail) != 0 || fchdir(before) != 0) {
@@ -108,27 +108,26 @@ static bool chroot_out(void) {
     return shows_secret(path);
 }
 
-// The old root, if it is still below or on top of the new one.
+// The old root, if it is still below or on top of the new one: what is on top «..» leads to.
 static bool peel_root(void) {
-    if (!become_root_of_own_namespaces()) {
-        return false;
-    }
-    for (int i = 0; i < 8; i++) {
-        if (read_by_path() || chdir("/") != 0) {
+    become_root_of_own_namespaces();
+    for (int i = 0; i < 8 && !read_by_path(); i++) {
+        if (chdir("/") != 0 || chdir("..") != 0 || chroot(".") != 0 || read_by_path()) {
             break;
         }
         umount2("/", MNT_DETACH);
         syscall(SYS_pivot_root, ".", ".");
         umount2(".", MNT_DETACH);
-        if (chroot(".") != 0) {
-            break;
-        }
     }
     return read_by_path();
 }
 
 static bool mount_something(void) { return mount("none", "/tmp", "tmpfs", 0, NULL) == 0 && umount2("/tmp", MNT_DETACH) == 0; }
-static bool unmount_something(void) { return umount2(host("input"), MNT_DETACH) == 0; }
+// In a mount namespace of its own, if it may have one, so that the next attempt finds what is mounted.
+static bool unmount_something(void) {
+    unshare(CLONE_NEWNS);
+    return umount2(host("input"), MNT_DETACH) == 0;
+}
 
 static bool unmount_as_own_root(void) {
     return become_root_of_own_namespaces() && umount2(host("input"), MNT_DETACH) == 0;
@@ -187,7 +186,7 @@ static bool add_to_input(void) {
 }
 static bool link_to_input(void) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/../.attempt-%d", host("input"), getpid());
+    snprintf(path, sizeof path, "%s/.attempt-link-%d", host("input"), getpid());
     bool made = link(host("input file"), path) == 0;
     unlink(path);
     return made;

@@ -73,7 +73,8 @@ static bool mount_cgroups(void) {
 
 static bool type_into_terminal(void) {
     for (int n = 0; n < 3; n++) {
-        if (ioctl(n, TIOCSTI, "x") == 0) {
+        // Ctrl-Q, which the terminal takes for itself and does not show.
+        if (ioctl(n, TIOCSTI, "\021") == 0) {
             return true;
         }
     }

@@ -1,6 +1,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nix_build_shell_fuzz as _;
 
-fuzz_target!(|text: &[u8]| nix_build_shell::fuzzing::structured_attributes(text));
+fuzz_target!(
+    init: nix_build_shell_fuzz::tell_at_exit(),
+    |text: &[u8]| nix_build_shell::fuzzing::structured_attributes(text)
+);

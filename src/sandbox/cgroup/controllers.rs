@@ -1,8 +1,8 @@
 //! Has the sandbox's cgroup count and limit what we may arrange.
 //!
-//! A cgroup can have a controller on for those below it only while no process is in it itself. So we step aside, into another cgroup
-//! below it, for as long as the sandbox is there. That is what delegation asks of whom it gives a cgroup to; where others are in there
-//! too, or nobody gave it to us for that, it stays as it is.
+//! A cgroup can have a controller on for those below it only while no process is in it itself. So we step aside, with the children that
+//! we have by then, into another cgroup below it, for as long as the sandbox is there. That is what delegation asks of whom it gives a
+//! cgroup to; where others are in there too, or nobody gave it to us for that, it stays as it is.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -10,15 +10,15 @@ use std::path::Path;
 
 use anyhow::Result;
 use rustix::fs::{Mode, OFlags, fgetxattr, openat};
+use rustix::io::Errno;
 use rustix::process::{Pid, getegid, geteuid, getpid};
 
 use super::Cgroup;
 use super::directory::{Directory, read_file, write_file};
 use crate::limits::Limits;
 
-/// Writes a process into a cgroup: its number, or this for ourselves.
+/// Tells which processes are in a cgroup; to write a number there moves one in.
 const PROCESSES: &str = "cgroup.procs";
-const OURSELVES: &str = "0";
 /// Switches controllers for the cgroups below.
 const SWITCHES: &str = "cgroup.subtree_control";
 /// Counts memory, the one that figures are told of.
@@ -86,7 +86,7 @@ pub(super) struct SwitchedOn {
     ours: OwnedFd,
     names: Vec<&'static str>,
     /// Where we are meanwhile; goes last.
-    _aside: Directory,
+    aside: Directory,
 }
 
 impl SwitchedOn {
@@ -95,13 +95,15 @@ impl SwitchedOn {
     pub(super) fn below(ours: &OwnedFd, wanted: &[&'static str]) -> Option<Self> {
         let file = |name| read_file(ours, name).unwrap_or_default();
         let names = to_be_switched_on(&file("cgroup.controllers"), &file(SWITCHES), wanted);
-        if names.is_empty() || !is_alone(&file(PROCESSES), getpid()) || !is_delegated(ours) {
+        if names.is_empty() || !is_delegated(ours) || !are_ours(&processes_in(ours)) {
             return None;
         }
         let aside = Directory::make_in(ours).ok()?;
-        write_file(&aside.handle, PROCESSES, OURSELVES).ok()?;
         // From here on dropping it takes us back.
-        let mut switched_on = Self { ours: ours.try_clone().ok()?, names: Vec::new(), _aside: aside };
+        let mut switched_on = Self { ours: ours.try_clone().ok()?, names: Vec::new(), aside };
+        if !move_all(ours, &switched_on.aside.handle) {
+            return None;
+        }
         switched_on.names = names.into_iter().filter(|name| switch(ours, '+', name)).collect();
         Some(switched_on)
     }
@@ -113,8 +115,24 @@ impl Drop for SwitchedOn {
         for name in &self.names {
             switch(&self.ours, '-', name);
         }
-        let _ = write_file(&self.ours, PROCESSES, OURSELVES);
+        move_all(&self.aside.handle, &self.ours);
     }
+}
+
+/// Moves all processes of one cgroup into another, and tells whether none has resisted. One that has just ended needs not be moved.
+fn move_all(from: &OwnedFd, to: &OwnedFd) -> bool {
+    let is_moved = |process: Pid| {
+        let moved = write_file(to, PROCESSES, &process.as_raw_nonzero().to_string());
+        matches!(moved, Ok(()) | Err(Errno::SRCH))
+    };
+    // Each is tried, whatever became of the others.
+    processes_in(from).into_iter().filter(|process| !is_moved(*process)).count() == 0
+}
+
+/// The processes in a cgroup, as far as they have a number here.
+fn processes_in(cgroup: &OwnedFd) -> Vec<Pid> {
+    let numbers = read_file(cgroup, PROCESSES).unwrap_or_default();
+    numbers.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
 }
 
 fn switch(ours: &OwnedFd, how: char, name: &str) -> bool {
@@ -127,9 +145,15 @@ fn to_be_switched_on(controllers: &str, switched_on: &str, wanted: &[&'static st
     wanted.iter().copied().filter(|name| has(controllers, name) && !has(switched_on, name)).collect()
 }
 
-/// Whether nobody but `us` is in there.
-fn is_alone(processes: &str, us: Pid) -> bool {
-    processes.trim_end() == us.to_string()
+/// Whether these are nobody but ourselves, and children of ours: the process that makes a sandbox's namespaces is one.
+fn are_ours(processes: &[Pid]) -> bool {
+    let us = getpid();
+    processes.contains(&us) && processes.iter().all(|process| *process == us || parent_of(*process) == Some(us))
+}
+
+fn parent_of(process: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;
+    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?)
 }
 
 /// Whether systemd, or who else manages cgroups, has marked it as one that its processes may arrange as they like.
@@ -151,12 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_alone_arranges_anything() {
-        let us = Pid::from_raw(42).unwrap();
-        assert!(is_alone("42\n", us));
-        for processes in ["41\n42\n", "420\n", ""] {
-            assert!(!is_alone(processes, us), "{processes}");
-        }
+    fn only_who_is_alone_with_his_children_arranges_anything() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let (us, child_of_ours) = (getpid(), Pid::from_child(&child));
+        assert!(are_ours(&[us]) && are_ours(&[child_of_ours, us]));
+        let parent = rustix::process::getppid().unwrap_or(Pid::INIT);
+        assert!(!are_ours(&[]) && !are_ours(&[child_of_ours]) && !are_ours(&[us, parent]));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

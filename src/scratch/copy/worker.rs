@@ -172,6 +172,8 @@ impl<'a, 'b> Worker<'a, 'b> {
             Err(errno) => return self.cannot_read(level, &name, &level.status, errno),
         };
         let kind = FileType::from_raw_mode(status.st_mode);
+        #[cfg(test)]
+        crate::scratch::races::before_open(&level.source, &name);
         if kind == FileType::Directory {
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
             let opened = open_quietly(&level.source, name.as_c_str(), flags)
