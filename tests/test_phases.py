@@ -264,6 +264,24 @@ def test_a_shell_opens_on_what_a_failed_phase_has_left(root, kind):
     assert result.returncode == 0, result
 
 
+def test_what_is_typed_where_a_phase_failed_is_in_a_patch(caller):
+    state = caller.make_directory("state", mode=0o700)
+    typed = {"env": {"XDG_STATE_HOME": str(state)}, "input": "echo '// typed' >> /build/greeting/greeting.c\n"}
+
+    def resume(*options):
+        result = call(caller, "resume", "--shell-on-failure", *options, build_dir=caller.kept(), **typed)
+        assert result.returncode == 2, result
+        return result, [path for path in state.rglob("*.patch") if "+// typed" in path.read_text()]
+
+    result, (patch,) = resume()
+    assert str(patch) in result.stderr
+    _, still = resume("--no-patch")
+    assert still == [patch]
+    mine = state / "mine.patch"
+    result, found = resume("--save-patch", str(mine))
+    assert sorted(found) == sorted([patch, mine]) and str(mine) in result.stderr
+
+
 @pytest.mark.parametrize(("package", "options", "phase"), [
     ("failing.plain.checkPhase", ["--from", "buildPhase"], "checkPhase"),
     ("failing.plain.buildPhase", ["--from", "unpackPhase"], "buildPhase"),

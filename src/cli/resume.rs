@@ -9,6 +9,7 @@ use clap::Args;
 use super::build_dir::Filled;
 use super::interactive::{Failure, Interactive, is_at_terminal};
 use super::limit_options::tell_usage;
+use super::patch_options::{PatchOptions, save_and_remove};
 use super::sandbox_options::SandboxOptions;
 use super::say::{say, say_error};
 use super::which_build::Wanted;
@@ -52,8 +53,12 @@ pub struct Options {
     pub shell_on_failure: bool,
 
     /// Keep what is done in there, as a session that «nix-build-shell sessions enter NAME» enters
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "save_patch")]
     pub keep_session: Option<SessionName>,
+
+    /// The patch of what was changed in the shell.
+    #[command(flatten)]
+    pub patch: PatchOptions,
 
     /// Options of the sandbox.
     #[command(flatten)]
@@ -122,6 +127,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let check_interrupt = || signals.check_interrupt();
     let filling = options.sandbox.filling(&build, &check_interrupt);
     let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
+    let mut patch = match &options.keep_session {
+        Some(_) => None,
+        None => options.patch.begin(&build, &caller, &scratch, options.shell_on_failure)?,
+    };
     let note = options.shell_on_failure.then(|| build.build_directory.join(PHASE_NOTE));
     let command = command(&build, &task, note.as_deref())?;
     let plan_in = |scratch: &Scratch| {
@@ -144,26 +153,32 @@ pub fn run(options: &Options) -> Result<u8> {
     let status = match run.carry_out(&plan, None, &mut scratch, None) {
         Err(error) => {
             filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
+            if let Some(patch) = &mut patch {
+                patch.look_again(&scratch)?;
+            }
             run.carry_out(&plan_in(&scratch)?, None, &mut scratch, None)?
         }
         status => status?,
     };
     let failed_phase = scratch.take_phase_note(build.kept.as_ref());
+    let mut was_a_shell_open = false;
     let status = match status {
-        0 => tell_success(&build, &task, &scratch),
+        0 => Ok(tell_success(&build, &task, &scratch)),
         failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
             let what = failed_phase.as_deref().unwrap_or("the build");
             say(format_args!("{what} failed with status {failure}; here is a shell where it did"));
-            run.open_shell(&mut scratch, &Failure { phase: failed_phase, source_root: task.source_root })?;
-            failure
+            was_a_shell_open = true;
+            let opened = run.open_shell(&mut scratch, &Failure { phase: failed_phase, source_root: task.source_root });
+            opened.map_or_else(Err, |()| Ok(failure))
         }
-        failure => failure,
+        failure => Ok(failure),
     };
     match run.held {
         Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
-        None => scratch.remove().unwrap_or_else(|error| say_error(&error)),
+        // Without a shell nobody has typed anything, and what the phases made is no patch unless it is asked for.
+        None => save_and_remove(patch.filter(|_| was_a_shell_open || options.patch.save_patch.is_some()), scratch),
     }
-    Ok(status)
+    status
 }
 
 /// What to run: what was asked for, or what failed and all after it.
