@@ -5,9 +5,11 @@ import hashlib
 import os
 import shlex
 import signal
+from pathlib import Path
 
 import pytest
 from support.confinement import as_caller
+from support.faults import numbers
 from support.processes import (
     await_end,
     await_end_of_sandboxes,
@@ -85,6 +87,11 @@ def await_program(session, name):
             return False
 
     await_that(is_there)
+
+
+def await_reading(pid):
+    """Waits until a process waits for input. Of a signal that comes just before, bash thinks only when the input is there."""
+    await_that(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[:2] == [str(numbers()["read"]), "0x0"])
 
 
 def sandbox_of(program):
@@ -649,14 +656,12 @@ def test_when_we_are_killed_pid_1_dies(caller):
 
 
 def test_pid_1_has_a_terminal_too(caller):
-    # What is typed while bash waits for another program is that program's, and no trap's.
-    script = (
-        "trap 'echo interrupted' INT; tty; ps -o sid=,pgid=,tpgid= -p 1; stty size; echo reading; read -r line; echo \"<$line>\"; exit 7"
-    )
+    script = "trap 'echo interrupted' INT; tty; ps -o sid=,pgid=,tpgid= -p 1; stty size; read -r line; echo \"<$line>\"; exit 7"
     with Shell(caller) as shell:
         shell.resize(22, 66)
         shell.run("bash", "-c", script, options=["--as-pid-1"])
-        shell.wait_for(r"/dev/pts/0\r\n *1 +1 +1\r\n22 66\r\nreading\r")
+        shell.wait_for(r"/dev/pts/0\r\n *1 +1 +1\r\n22 66\r")
+        await_reading(first_process(shell.program()))
         shell.type("\x03")
         shell.wait_for("interrupted")
         shell.type("typed\n")
