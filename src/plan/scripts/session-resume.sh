@@ -88,7 +88,7 @@ resume() {
         nbsBegan[$nbsEach]=$nbsPlace
         nbsHad[$nbsEach]=$nbsThere
     done < "$nbsDirectory/state/phases.$$"
-    : >| "$nbsDirectory/state/outputs"
+    nbsStampOutputs
     if ((nbsResult != 0)); then
         if [[ $nbsHow == from && -n $nbsLast ]]; then
             nbsPhase=$nbsLast
@@ -167,6 +167,13 @@ nbsOutputsThere() {
     done < <(nbsOutputs)
 }
 
+# The outputs are as phases have made them. By the clock of files, which ticks 100 times a second and more, all that is made from now on
+# is younger than that.
+nbsStampOutputs() {
+    : >| "$nbsDirectory/state/outputs"
+    until [[ $nbsDirectory/state/tick -nt $nbsDirectory/state/outputs ]]; do : >| "$nbsDirectory/state/tick"; done
+}
+
 # nbsPutAway PHASE: has no outputs there but those that there were when PHASE began. What phases alone have made since, they make again;
 # what somebody may have made by hand is kept beside it.
 nbsPutAway() {
@@ -219,7 +226,7 @@ nbsListOutputs() (
 )
 
 # What the phase that failed found. In a session that is entered again the time of the file is that of the outputs.
-[[ -e $nbsDirectory/state/outputs ]] || : > "$nbsDirectory/state/outputs"
+[[ -e $nbsDirectory/state/outputs ]] || nbsStampOutputs
 if [[ -n $nbsPhase ]]; then
     nbsHad[$nbsPhase]=${nbsFound-}
     for nbsPath in $(nbsOutputsThere); do
