@@ -1,16 +1,17 @@
 //! The directory that a session can write to, and what is left in it.
 
 use std::fs::{File, FileTimes};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, mkdirat, openat};
+use rustix::fs::{Mode, OFlags, fchown, mkdirat, openat};
 
 use super::{DIRECTORY, Scratch};
 use crate::caller::Caller;
 use crate::plan::SESSION;
+use crate::quiet_open::{open_quietly, read_quietly};
 
 /// The file with what was typed.
 const HISTORY: &str = "history";
@@ -71,7 +72,9 @@ impl Scratch {
 
     /// When phases had made the outputs that the session has left, as far as it has told.
     pub fn outputs_made_in_session(&self) -> Option<SystemTime> {
-        self.open_in_session(OUTPUTS_MADE)?.metadata().ok()?.modified().ok()
+        let file = open_quietly(self.open_session_state()?, OUTPUTS_MADE, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
+        let status = File::from(file).metadata().ok()?;
+        status.is_file().then(|| status.modified().ok())?
     }
 
     /// What is in the session's history when it has ended; nothing where that is no file of a sensible size. A build is untrusted: the
@@ -81,19 +84,11 @@ impl Scratch {
     }
 
     fn file_of_session(&self, name: &str, limit: u64) -> Option<Vec<u8>> {
-        let file = self.open_in_session(name)?;
-        let mut content = Vec::new();
-        (file.metadata().ok()?.len() <= limit).then(|| file.take(limit).read_to_end(&mut content))?.ok()?;
-        Some(content)
+        read_quietly(self.open_session_state()?, name, OFlags::NOFOLLOW, limit).ok()
     }
 
-    /// Opens what is called `name` in the session's directory, if it is a file.
-    fn open_in_session(&self, name: &str) -> Option<File> {
-        let directory = openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).ok()?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&directory, name, flags, Mode::empty()).ok()?;
-        let status = fstat(&file).ok()?;
-        (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| file.into())
+    fn open_session_state(&self) -> Option<OwnedFd> {
+        openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).ok()
     }
 }
 
