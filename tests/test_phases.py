@@ -203,6 +203,16 @@ def test_what_cannot_be_chosen_is_refused(root):
         assert result.returncode == status and text in result.stderr, result
 
 
+@pytest.mark.parametrize("kind", ["mnt", "net", "pid"])
+def test_whichever_process_may_not_make_a_namespace_it_is_told(root, kind):
+    """Here the namespaces are divided among the processes in another way than for a command."""
+    setting = f"user.max_{kind}_namespaces"
+    off = ["unshare", "-Ur", "sh", "-c", f'echo 0 > /proc/sys/user/max_{kind}_namespaces; exec "$@"', "sh"]
+    result = root.run(*off, *argv(root, "resume", build_dir=root.kept("failing.plain.checkPhase")))
+    assert result.returncode == 125, result
+    assert f"{setting} is 0" in result.stderr and f"«sudo sysctl {setting}=" in result.stderr
+
+
 def test_to_unpack_again_begins_anew(root):
     """Nothing can be unpacked twice into one directory; so the build's own sources are taken."""
     kept = root.kept("failing.plain.checkPhase")

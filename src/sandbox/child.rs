@@ -5,6 +5,7 @@
 //! the child at its first allocation.
 
 use std::ffi::{CStr, CString, c_void};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -56,7 +57,7 @@ pub(super) unsafe fn spawn(
 /// # Errors
 /// As of [`clone3::spawn_in`].
 pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Child> {
-    let mut task = Task::new(plan, descriptors, 0..0);
+    let mut task = Task::new(plan, descriptors, Namespaces::none(), 0..0);
     // SAFETY: `main` makes system calls on its own copy of the task, and of the plan, and nothing else.
     unsafe { clone3::spawn_in(Namespaces::none(), main, (&raw mut task).cast()) }
 }
@@ -64,6 +65,7 @@ pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Chi
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`. They must outlive it
 /// until the child has its own copy.
 pub(super) struct Task {
+    own_namespaces: Namespaces,
     steps: *const [Step],
     next_step: usize,
     done_ahead: Range<usize>,
@@ -75,7 +77,7 @@ pub(super) struct Task {
     terminal: Option<CommandTerminal>,
     as_pid_1: bool,
     descriptors: Descriptors,
-    stack: Vec<u8>,
+    stack: Box<[MaybeUninit<u8>]>,
 }
 
 /// What the child finds open.
@@ -92,10 +94,17 @@ pub(super) struct Descriptors {
 }
 
 impl Task {
-    /// The task of the child that carries out `plan`, but for the steps that were done before it was created.
-    pub(super) fn new(plan: &Plan, descriptors: Descriptors, done_ahead: Range<usize>) -> Self {
+    /// The task of the child that makes `own_namespaces` itself, and carries out `plan` but for the steps that were done before it was
+    /// created.
+    pub(super) fn new(
+        plan: &Plan,
+        descriptors: Descriptors,
+        own_namespaces: Namespaces,
+        done_ahead: Range<usize>,
+    ) -> Self {
         let Command { program, arguments, environment } = &plan.command;
         Self {
+            own_namespaces,
             steps: plan.steps.as_slice(),
             next_step: 0,
             done_ahead,
@@ -107,7 +116,7 @@ impl Task {
             terminal: plan.terminal(),
             as_pid_1: plan.as_pid_1,
             descriptors,
-            stack: vec![0; COMMAND_STACK],
+            stack: Box::new_uninit_slice(COMMAND_STACK),
         }
     }
 
@@ -149,7 +158,11 @@ extern "C" fn go_on(argument: *mut c_void) -> ! {
 }
 
 fn run(task: &mut Task) -> ! {
-    let outcome = set_up(task);
+    let own_namespaces = match task.own_namespaces {
+        none if none == Namespaces::none() => Ok(()),
+        own => sys::unshare(own).map_err(Message::NoNamespaces),
+    };
+    let outcome = own_namespaces.and_then(|()| set_up(task).map_err(Message::Failed));
     // SAFETY: the channel was opened for this process, and nobody closes it before.
     let channel = unsafe { OwnedFd::from_raw_fd(task.descriptors.channel) };
     match outcome {
@@ -162,8 +175,8 @@ fn run(task: &mut Task) -> ! {
             tell(&channel, Message::Ended(status));
             sys::exit(0)
         }
-        Err(report) => {
-            tell(&channel, Message::Failed(report));
+        Err(message) => {
+            tell(&channel, message);
             sys::exit(FAILED)
         }
     }

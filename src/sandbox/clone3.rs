@@ -6,6 +6,7 @@
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone3.2.html
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicI32;
 
@@ -109,7 +110,7 @@ extern "C" fn idle(parent: *mut c_void) -> ! {
 /// As of [`spawn_in`].
 pub(super) unsafe fn spawn_sharing_all(
     namespaces: Namespaces,
-    stack: &mut [u8],
+    stack: &mut [MaybeUninit<u8>],
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<Child> {
@@ -172,7 +173,7 @@ pub(super) unsafe fn spawn_sibling(
 ///
 /// [`vfork(2)`]: https://man7.org/linux/man-pages/man2/vfork.2.html
 pub(super) unsafe fn spawn_sharing_memory(
-    stack: &mut [u8],
+    stack: &mut [MaybeUninit<u8>],
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<Pid> {
@@ -184,7 +185,7 @@ pub(super) unsafe fn spawn_sharing_memory(
 }
 
 /// Start and size of a stack. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
-fn aligned(stack: &mut [u8]) -> (u64, u64) {
+fn aligned(stack: &mut [MaybeUninit<u8>]) -> (u64, u64) {
     let base = stack.as_mut_ptr() as usize;
     let start = (base + 15) & !15;
     let size = (stack.len() - (start - base)) & !15;

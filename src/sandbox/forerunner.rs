@@ -6,6 +6,7 @@
 //! mounts. What every sandbox begins with it does itself meanwhile. Like the child it makes system calls and nothing else.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
@@ -32,7 +33,8 @@ const STACK: usize = 256 << 10;
 pub(super) enum First {
     /// The namespaces: the plan takes a while yet.
     Namespaces,
-    /// The sandbox's first process, which then mounts while the network is being made: the plan is there.
+    /// The sandbox's first process, which makes the other namespaces itself and then mounts, while the network is being made: the plan
+    /// is there.
     Sandbox,
 }
 
@@ -63,7 +65,7 @@ pub(super) struct Forerunner {
     // These are the forerunner's as well, until it has been reaped.
     orders: Box<Orders>,
     task: Option<Box<Task>>,
-    _stack: Vec<u8>,
+    _stack: Box<[MaybeUninit<u8>]>,
     network: Option<Network>,
 }
 
@@ -96,7 +98,7 @@ impl Forerunner {
             child_pidfd: AtomicI32::new(-1),
             refused_cgroup: AtomicI32::new(0),
         });
-        let mut stack = vec![0; STACK];
+        let mut stack = Box::new_uninit_slice(STACK);
         let argument = (&raw mut *orders).cast();
         // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
         // the forerunner has been reaped; moving the boxes does not move them.
@@ -125,7 +127,14 @@ impl Forerunner {
         let ahead = 1..1 + self.orders.steps.len();
         let are_planned = plan.steps.get(ahead.clone()) == Some(&self.orders.steps[..]);
         let ahead = if are_planned { ahead } else { 0..0 };
-        let task = self.task.insert(Box::new(Task::new(plan, descriptors, ahead)));
+        let own_namespaces = match self.orders.first {
+            First::Namespaces => Namespaces::none(),
+            First::Sandbox => {
+                let others = self.orders.namespaces.without(Namespaces::USER);
+                others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK)
+            }
+        };
+        let task = self.task.insert(Box::new(Task::new(plan, descriptors, own_namespaces, ahead)));
         self.orders.task.store(&raw mut **task, Ordering::Relaxed);
         self.orders.is_published.store(1, Ordering::Release);
         // It fails only for what is no futex.
@@ -221,7 +230,7 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {
-            create_child(orders, others.without(Namespaces::NETWORK))?;
+            create_child(orders, Namespaces::OF_PROCESS)?;
             if others.isolate_network() {
                 // That the child may choose its cores itself comes later: it waits for the network before.
                 if let (Some(cores), Some(child)) = (&orders.cores, Pid::from_raw(orders.child.load(Ordering::Relaxed)))

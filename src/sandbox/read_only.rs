@@ -46,6 +46,8 @@ fn remount_one(target: &CStr) -> Result<()> {
 }
 
 /// Goes through the table of mounts, in which a mount comes after the one that it is in.
+// Inlined, its arrays would be in the frame of every other step too, and cost as many page faults.
+#[inline(never)]
 fn remount_below(target: &CStr) -> Result<()> {
     let mut known = [0; MOST_MOUNTS];
     known[0] = statx(CWD, target, AtFlags::empty(), MOUNT_ID).map(|status| status.stx_mnt_id)?;
