@@ -368,11 +368,97 @@ def test_files_of_an_archive_are_told_from_the_builds_by_their_age(call_as, is_c
     result = session_of(caller, script, own_copy(caller, kept) if is_copy else kept)
     of_source, of_rest = both_patches(caller)
     text = of_source.read_text()
-    assert names_in(of_source) == ["Makefile.in", "main.c", "patched.c"], text
+    assert names_in(of_source) == ["Makefile.in", "main.c"], text
     # Which of the two has changed it, the person or `configure`, nobody knows.
-    assert names_in(of_rest) == ["packed-1.0/Makefile"]
+    assert names_in(of_rest) == ["packed-1.0/Makefile", "packed-1.0/patched.c"]
     assert "config.log" in re.search("left out .*", result.stderr)[0]
-    assert re.search("the build itself had changed 1 file of these before.*: packed-1.0/patched.c", result.stderr)
+    assert re.search("the build itself had changed the same lines of 1 file.*: packed-1.0/patched.c", result.stderr)
+    applied(caller, source, of_source, "git")
+
+
+# What patchPhase rewrites, of which one has no neighbour that was left as it was, and what configurePhase makes.
+IN_BUILD = """
+    postPatch = "for file in scripts/run lib/patched.c; do sed -i s,@SHELL@,/bin/sh, $file; done; rm lib/gone.c";
+    configurePhase = "echo made > config.h; echo made > sub/made.c; cp -p ${old} lib/of-store.c";
+"""
+EDITS = """
+    sed -i '$s/20/twenty/' scripts/run; sed -i '18s/.*/changed/' lib/patched.c; chmod +x lib/patched.c
+    echo mine >> config.h; echo mine >> sub/made.c; chmod u+w lib/of-store.c; echo mine >> lib/of-store.c
+    sed -i 2d main.c; echo mine > lib/gone.c
+"""
+
+
+def unpacked_in(sources, name, how):
+    """A source as an archive, unpacked in one way or another, whose build does all that, and fails."""
+    source = sources.directory / name / "tree-1.0"
+    numbers = "".join(f"{number}\n" for number in range(1, 21))
+    for path, content in {
+        "scripts/run": f"#!@SHELL@\n{numbers}", "lib/patched.c": f"@SHELL@\n{numbers}", "lib/gone.c": "1\n",
+        "sub/other.c": "1\n", "main.c": numbers,
+    }.items():  # fmt: skip
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text(content)
+    archive = source.parent / f"tree-1.0.{how['end']}"
+    subprocess.run(["tar", "-C", source.parent, *how["pack"], archive, f"--mtime=@{NEWEST}", source.name], check=True)
+    old = source.parent / "old.c"
+    old.write_text("of another package\n")
+    text = how["attributes"].format(archive=archive) + IN_BUILD.replace("${old}", "${" + str(old) + "}")
+    return source, sources.kept(name, text + 'buildPhase = "exit 1";')
+
+
+UNPACKING = {
+    "tar": {"end": "tar", "pack": ["-cf"], "attributes": "src = {archive};"},
+    "gzip": {"end": "tar.gz", "pack": ["-czf"], "attributes": "src = {archive};"},
+    "own": {
+        "end": "data", "pack": ["-cf"],
+        "attributes": 'src = {archive}; unpackPhase = "mkdir here; tar -C here -xf $src"; sourceRoot = "here/tree-1.0";',
+    },
+    "several": {"end": "tar", "pack": ["-cf"], "attributes": 'srcs = [ {archive} ./odd ]; sourceRoot = "tree-1.0";'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", UNPACKING)
+def test_a_patch_of_an_archive_has_what_the_archive_has_and_fits_it(call_as, sources, odd, how):
+    """What the build has changed, and what it has made, is told from the source by unpacking that once more."""
+    caller = call_as("root" if how == "tar" else "user")
+    caller.make_directory("state")
+    source, kept = unpacked_in(sources, f"unpacked-{how}-{caller.name}", UNPACKING[how])
+    root = "here/tree-1.0" if how == "own" else "tree-1.0"
+    result = caller.enter(build_dir=own_copy(caller, kept), input=f"cd /build/{root}\n{EDITS}", env=state_of(caller))
+    of_source, of_rest = both_patches(caller)
+    assert names_in(of_source) == ["lib/gone.c", "lib/patched.c", "main.c", "scripts/run"], result.stderr
+    assert names_in(of_rest) == [f"{root}/{name}" for name in ("config.h", "lib/of-store.c", "sub/made.c")]
+    before = tree(source)
+    for tool in APPLY:
+        after = applied(caller, source, of_source, tool)
+        assert after[b"scripts/run"][2] == before[b"scripts/run"][2].replace(b"20", b"twenty")
+        assert after[b"lib/patched.c"] == (False, True, before[b"lib/patched.c"][2].replace(b"17\n", b"changed\n"))
+        assert after[b"lib/gone.c"][2] == b"mine\n"
+    assert "times of files" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def unpacked_once(sources):
+    """Its unpackPhase succeeds only where somebody listens."""
+    unpack = "tar -xf $src; [ ! /dev/stdout -ef /dev/null ]"
+    how = {**UNPACKING["tar"], "attributes": f'src = {{archive}}; unpackPhase = "{unpack}"; sourceRoot = "tree-1.0"; SOURCE_DATE_EPOCH = "{NEWEST}";'}
+    return unpacked_in(sources, "unpacked-once", how)
+
+
+def test_where_the_source_cannot_be_unpacked_once_more_it_is_guessed_and_said(caller, state, unpacked_once):
+    _, kept = unpacked_once
+    result = session_of(caller, "sed -i 2d main.c; echo mine >> config.h", own_copy(caller, kept))
+    assert "guessed by the times of files, since it could not be unpacked once more: unpackPhase ended with status 1" in result.stderr
+    assert b"mine" in b"".join(path.read_bytes() for path in patches(caller))
+
+
+def test_nothing_is_unpacked_for_what_is_as_the_source_has_it(caller, state, unpacked_once):
+    """Nor is it for what a compiler makes, and what is not changed."""
+    source, kept = unpacked_once
+    script = "sed -i 2d main.c; echo new > sub/new.c; touch config.h; printf '\\177ELF\\0' > sub/made.c"
+    result = session_of(caller, script, own_copy(caller, kept))
+    assert "times of files" not in result.stderr
+    applied(caller, source, only_patch(caller), "git")
 
 
 def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):

@@ -25,6 +25,7 @@ use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
 use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
+use crate::session_patch::Means;
 
 /// Which build to enter, and what to run there.
 #[derive(Clone, Debug, Args)]
@@ -197,7 +198,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     match held {
         Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
         // While the kernel takes the empty sandbox down.
-        None => save_and_remove(patch, scratch),
+        None => save_and_remove(patch, scratch, &Means { settings: &settings, signals: &signals }),
     }
     status
 }

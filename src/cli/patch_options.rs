@@ -9,7 +9,7 @@ use super::say::{say, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::scratch::Scratch;
-use crate::session_patch::SessionPatch;
+use crate::session_patch::{Means, SessionPatch};
 
 /// Whether there is a patch of what was changed in the sandbox, and where.
 #[derive(Clone, Debug, Args)]
@@ -43,8 +43,8 @@ impl PatchOptions {
 }
 
 /// Saves the patch and removes the scratch directory. Where nothing can be saved, the directory is kept: it has all that was typed.
-pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch) {
-    let saved = patch.map_or(Ok(Vec::new()), SessionPatch::save);
+pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch, means: &Means<'_>) {
+    let saved = patch.map_or(Ok(Vec::new()), |patch| patch.save(means));
     match saved {
         Ok(lines) => {
             lines.iter().for_each(say);

@@ -26,6 +26,7 @@ use crate::plan::{self, Plan};
 use crate::sandbox;
 use crate::scratch::{PHASE_NOTE, Scratch};
 use crate::session::{self, Signals, Terminal};
+use crate::session_patch::Means;
 use crate::shell_script::{self, Phases};
 use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 
@@ -176,7 +177,10 @@ pub fn run(options: &Options) -> Result<u8> {
     match run.held {
         Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
         // Without a shell nobody has typed anything, and what the phases made is no patch unless it is asked for.
-        None => save_and_remove(patch.filter(|_| was_a_shell_open || options.patch.save_patch.is_some()), scratch),
+        None => {
+            let patch = patch.filter(|_| was_a_shell_open || options.patch.save_patch.is_some());
+            save_and_remove(patch, scratch, &Means { settings: &settings, signals: &signals });
+        }
     }
     status
 }

@@ -16,7 +16,7 @@ const CONTEXT: usize = 3;
 /// How much of a file git looks at to tell text from binary content.
 const PROBE: usize = 8000;
 /// How long the fewest changes of one file are looked for, before any that are right will do.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A file or a symbolic link at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ fn hunks(text: &mut Vec<u8>, old: Option<&Version>, new: Option<&Version>) {
 }
 
 /// The lines of a file, each with its end. What is between two line feeds is a line, whatever it holds.
-fn lines_of(content: &[u8]) -> Vec<&[u8]> {
+pub(super) fn lines_of(content: &[u8]) -> Vec<&[u8]> {
     content.split_inclusive(|byte| *byte == b'\n').collect()
 }
 

@@ -14,10 +14,12 @@ mod layers;
 mod old_places;
 mod origin;
 mod products;
+mod rebase;
 mod renames;
 mod rule;
 mod summary;
 mod tree;
+mod unpacked;
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -28,17 +30,20 @@ use rustix::fs::{AtFlags, Dir, fstat, statat};
 
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
-use self::doubtful::Doubtful;
+use self::doubtful::{Doubtful, directories_of};
 use self::format::{FileChange, Version};
 use self::ignored::{Ignored, name_of, parent_of};
 use self::layers::Layers;
 use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
-use self::products::{is_dependency_list, is_machine_code};
+use self::products::{is_dependency_list, is_machine_code, is_product, is_tool_directory};
+use self::rebase::rebased;
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
 use self::summary::Summary;
 use self::tree::{Access, Entry, Kind, Moment, Tree};
+pub use self::unpacked::Means;
+use self::unpacked::Unpacked;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
@@ -106,13 +111,19 @@ impl<'a> SessionPatch<'a> {
     ///
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.
-    pub fn save(self) -> Result<Vec<String>> {
+    pub fn save(self, means: &Means<'_>) -> Result<Vec<String>> {
         let (after, touched) = self.caller.with_own_rights(|| self.look_after())??;
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }
-        let origin = Origin::of(self.build, self.kept, &self.before, &after);
+        let mut origin = Origin::of(self.build, self.kept, &self.before, &after);
         let mut summary = Summary::default();
+        if self.is_any_doubtful(&origin, &touched)? {
+            match Unpacked::new(self.build, self.caller, means) {
+                Ok(unpacked) => origin.decide_by(unpacked),
+                Err(error) => summary.not_unpacked = Some(format!("{error:#}")),
+            }
+        }
         let (source, elsewhere) = self.changes(&origin, &after, &touched, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
         let written = self.destination.write(
@@ -136,6 +147,27 @@ impl<'a> SessionPatch<'a> {
         let mut after = Tree::in_layers(Layers::merged(&self.copy, &self.kept.handle)?, None);
         let touched = Layers::merged(&self.copy, &self.kept.handle)?.touched(&mut after);
         Ok((after, touched))
+    }
+
+    /// Whether it takes the source as it was unpacked to tell whether something that was changed came with it. That is seldom so: most
+    /// files tell it by their times.
+    fn is_any_doubtful(&self, origin: &Origin, touched: &[Touched]) -> Result<bool> {
+        let may_be_of_source = |path: &[u8], old: &Entry| {
+            origin.contains(path)
+                && !is_product(name_of(path))
+                && !directories_of(path).any(|directory| is_tool_directory(name_of(directory)))
+                && origin.is_guessed(path, old)
+        };
+        for Touched { path, old, new } in touched {
+            let (Some(old), new) = (old, new.as_ref()) else { continue };
+            if may_be_of_source(path, old)
+                && [Some(old), new].iter().flatten().all(|entry| entry.size <= LARGEST)
+                && self.change(origin, path, Some(old), new)?.is_some_and(|change| is_written(&change))
+            {
+                return Ok(Unpacked::is_possible(self.build));
+            }
+        }
+        Ok(false)
     }
 
     /// What has changed: in the source, with paths below its root, and elsewhere, with paths below the build directory.
@@ -183,7 +215,7 @@ impl<'a> SessionPatch<'a> {
                 (Verdict::ProbableProduct, change, _) => self.judge_doubtful(&places, change)?,
                 _ => verdict,
             };
-            if verdict == Verdict::Source && old.is_some_and(|old| was_patched(origin, path, old, &change)) {
+            if verdict == Verdict::Source && old.is_some_and(|old| origin.has(path, old) == FromSource::Perhaps) {
                 summary.patched_before.push(path.into());
             }
             let is_of_build = old.is_some_and(|old| origin.has(path, old) != FromSource::Yes);
@@ -203,13 +235,22 @@ impl<'a> SessionPatch<'a> {
         let (written, made) = doubtful.divided();
         elsewhere.extend(written);
         made.iter().for_each(|path| summary.leave_out(path, Verdict::ProbableProduct));
-        let mut finished = |changes: Vec<FileChange>, root: &[u8]| {
-            let mut changes = pair_renames(changes);
+        let mut of_source = Vec::new();
+        for change in pair_renames(source) {
+            match rebased(change, origin) {
+                Ok(change) => of_source.extend(change),
+                Err(change) => {
+                    summary.conflicts.push(change.path().into());
+                    elsewhere.push(change);
+                }
+            }
+        }
+        let mut finished = |mut changes: Vec<FileChange>, root: &[u8]| {
             changes.retain(|change| is_for_a_patch(change, &older, summary));
             changes.iter_mut().for_each(|change| change.take_below(root));
             changes
         };
-        Ok((finished(source, &origin.root), finished(elsewhere, b"")))
+        Ok((finished(of_source, &origin.root), finished(pair_renames(elsewhere), b"")))
     }
 
     /// What became of the file `path`; nothing where it is as it was. What was unpacked in the session was as the store has it.
@@ -338,15 +379,10 @@ fn is_alike(old: Option<&Entry>, new: Option<&Entry>) -> bool {
     old.zip(new).is_some_and(|(old, new)| traits(old) == traits(new) && new.size <= LARGEST)
 }
 
-/// Whether the build itself had changed a file of the source before the session did, as far as anybody knows.
-fn was_patched(origin: &Origin, path: &[u8], before: &Entry, change: &FileChange) -> bool {
-    let (FileChange::Changed { old, .. } | FileChange::Deleted(old)) = change else {
-        return false;
-    };
-    match origin.content(path) {
-        Some(original) => original.bytes != old.content,
-        None => origin.has(path, before) == FromSource::Perhaps,
-    }
+/// Whether somebody may have made this change: what only a compiler writes, nobody has.
+fn is_written(change: &FileChange) -> bool {
+    let (FileChange::Added(version) | FileChange::Deleted(version) | FileChange::Changed { new: version, .. }) = change;
+    change.has_text() && product_or(Verdict::Source, version) == Verdict::Source
 }
 
 /// Whether a patch can hold a change, and is to; else it is noted. `older` are the files that are older than the session, sorted.

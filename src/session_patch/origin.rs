@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statat, statx};
 
 use super::content::Content;
 use super::tree::{Access, Entry, Kind, Moment, Tree};
+use super::unpacked::Unpacked;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::nix::store::Store;
@@ -20,8 +21,12 @@ pub(super) struct Origin {
     pub root: Vec<u8>,
     /// The sources that are directories in the store, and the directory that each was copied to.
     directories: Vec<(Vec<u8>, PathBuf)>,
+    /// The build directory as it is when all sources were unpacked once more, and nothing else was done.
+    unpacked: Option<Unpacked>,
     /// When the build began: what is older came with the source, since unpacking keeps the times. Nothing where nobody knows.
     began: Option<Moment>,
+    /// Whether it began no earlier.
+    is_begin_known: bool,
 }
 
 /// Whether a file came with the source.
@@ -42,7 +47,13 @@ impl Origin {
             let was_unpacked = |(name, _): &&(Vec<u8>, PathBuf)| is_directory(after, name);
             directories.iter().find(was_unpacked).map(|(name, _)| name.clone()).unwrap_or_default()
         });
-        Self { root, directories, began: began(kept) }
+        let (began, is_begin_known) = began(kept);
+        Self { root, directories, unpacked: None, began, is_begin_known }
+    }
+
+    /// Has what was `unpacked` once more decide what came with the source, where no directory in the store does.
+    pub fn decide_by(&mut self, unpacked: Unpacked) {
+        self.unpacked = Some(unpacked);
     }
 
     /// The directory at the top of the build directory that the source was unpacked to.
@@ -58,7 +69,7 @@ impl Origin {
     /// Whether the file `path`, which was there before the session, came with the source.
     pub fn has(&self, path: &[u8], before: &Entry) -> FromSource {
         if let Some(original) = self.original(path) {
-            return if is_file(&original) { FromSource::Yes } else { FromSource::No };
+            return if original.is_some_and(|entry| entry.is_content()) { FromSource::Yes } else { FromSource::No };
         }
         match self.began {
             Some(began) if before.modified < began => FromSource::Yes,
@@ -66,9 +77,17 @@ impl Origin {
         }
     }
 
-    /// Whether the store has the file `path`, which was not there before the session: then it was unpacked once more.
+    /// Whether that is no more than a guess.
+    pub fn is_guessed(&self, path: &[u8], before: &Entry) -> bool {
+        // What is copied from the store with its time bears the store's, whoever copied it.
+        let is_older =
+            |began: Moment| self.is_begin_known && before.modified < began && before.modified.0 > TIME_IN_STORE;
+        self.original(path).is_none() && !self.began.is_some_and(is_older)
+    }
+
+    /// Whether the source has the file `path`, which was not there before the session: then it was unpacked once more.
     pub fn has_original(&self, path: &[u8]) -> bool {
-        self.original(path).is_some_and(|original| is_file(&original))
+        self.original(path).flatten().is_some_and(|original| original.is_content())
     }
 
     /// Whether the directory `path` was there before the session, and nothing in it came with the source.
@@ -77,7 +96,7 @@ impl Origin {
             return false;
         }
         if let Some(original) = self.original(path) {
-            return !original.is_dir();
+            return original.is_none_or(|entry| entry.kind != Kind::Directory);
         }
         let Some(began) = self.began else {
             return false;
@@ -85,20 +104,28 @@ impl Origin {
         before.all_below(path, |entry| entry.modified >= began)
     }
 
-    /// The file `path` as it is in the store, if it was copied from there.
+    /// The file `path` as the source has it, where that is known.
     pub fn content(&self, path: &[u8]) -> Option<Content> {
-        let (directory, below) = self.place(path)?;
+        let Some((directory, below)) = self.place(path) else {
+            return self.unpacked.as_ref()?.content(path);
+        };
         let handle = open_quietly(CWD, directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).ok()?;
         Content::read(&handle, below, Access::Quietly).ok()
     }
 
-    /// Where in the store the file `path` was copied from, or would have been.
-    fn original(&self, path: &[u8]) -> Option<PathBuf> {
-        let (directory, below) = self.place(path)?;
-        Some(directory.join(OsStr::from_bytes(below)))
+    /// What the source has as `path`, which may be nothing; nothing at all where it is not known what the source has.
+    fn original(&self, path: &[u8]) -> Option<Option<Entry>> {
+        match (self.place(path), &self.unpacked) {
+            (Some((directory, below)), _) => {
+                let path = directory.join(OsStr::from_bytes(below));
+                Some(statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| Entry::of(&status)))
+            }
+            (None, Some(unpacked)) => Some(unpacked.get(path)),
+            (None, None) => None,
+        }
     }
 
-    /// The same as the directory in the store, and the path below it.
+    /// Where in the store the file `path` was copied from, or would have been: the directory, and the path below it.
     fn place<'a>(&self, path: &'a [u8]) -> Option<(&Path, &'a [u8])> {
         let (top, directory) = self.directories.iter().find(|(top, _)| is_below(path, top))?;
         let below = path.get(top.len()..)?;
@@ -108,11 +135,6 @@ impl Origin {
 
 fn is_below(path: &[u8], directory: &[u8]) -> bool {
     directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-/// Whether there is a file or a link.
-fn is_file(path: &Path) -> bool {
-    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|status| Entry::of(&status).is_content())
 }
 
 fn is_directory(tree: &Tree, path: &[u8]) -> bool {
@@ -193,7 +215,8 @@ fn source_directory(path: &Path, store: &Store) -> Option<(Vec<u8>, PathBuf)> {
 
 /// When the build began: Nix made its directory then. A copy of that is younger than stdenv's dump of the environment, of which it
 /// keeps the time: then nothing of the source is younger than `SOURCE_DATE_EPOCH`, which stdenv takes from the source.
-fn began(kept: &KeptBuild) -> Option<Moment> {
+/// Else it began before the dump, nobody knows how long: then the second value is false.
+fn began(kept: &KeptBuild) -> (Option<Moment>, bool) {
     let birth = statx(&kept.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
     let birth = birth.filter(|status| status.stx_mask & StatxFlags::BTIME.bits() != 0);
     let birth = birth.map(|status| (status.stx_btime.tv_sec, i64::from(status.stx_btime.tv_nsec)));
@@ -202,15 +225,17 @@ fn began(kept: &KeptBuild) -> Option<Moment> {
     let epoch: Option<i64> =
         kept.variable("SOURCE_DATE_EPOCH").and_then(|value| str::from_utf8(value).ok()?.parse().ok());
     match (birth, dump) {
-        (Some(birth), Some(dump)) if birth <= dump => Some(birth),
-        (Some(birth), None) => Some(birth),
+        (Some(birth), Some(dump)) if birth <= dump => (Some(birth), true),
+        (Some(birth), None) => (Some(birth), false),
         (_, dump) => match epoch {
-            Some(seconds) if seconds > NO_EPOCH => Some((seconds, 1_000_000_000)),
-            _ => dump,
+            Some(seconds) if seconds > NO_EPOCH => (Some((seconds, 1_000_000_000)), true),
+            _ => (dump, false),
         },
     }
 }
 
+/// The time of every file in the store, in seconds.
+const TIME_IN_STORE: i64 = 1;
 /// What stdenv sets `SOURCE_DATE_EPOCH` to where it knows nothing better: 1980, the first year of zip archives.
 const NO_EPOCH: i64 = 315_532_800;
 
@@ -225,7 +250,7 @@ mod tests {
     impl Origin {
         /// A source that was unpacked from an archive.
         pub fn example(root: &[u8], began: Option<Moment>) -> Self {
-            Self { root: root.into(), directories: Vec::new(), began }
+            Self { root: root.into(), directories: Vec::new(), unpacked: None, began, is_begin_known: true }
         }
 
         /// One that was copied from a directory.
@@ -235,14 +260,15 @@ mod tests {
     }
 
     fn origin(directories: Vec<(Vec<u8>, PathBuf)>) -> Origin {
-        Origin { root: b"source".into(), directories, began: Some((LATE, 0)) }
+        Origin { root: b"source".into(), directories, unpacked: None, began: Some((LATE, 0)), is_begin_known: true }
     }
 
     #[test]
     fn what_is_older_than_the_build_came_with_the_source() {
         let tree = Tree::example(&[
             ("source/", LATE + 1),
-            ("source/old", 1),
+            ("source/old", 2),
+            ("source/of-store", 1),
             ("source/young", LATE + 1),
             ("source/made/", LATE + 1),
             ("source/made/young", LATE + 1),
@@ -251,6 +277,9 @@ mod tests {
         let origin = origin(Vec::new());
         let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
         assert_eq!((has(b"source/old"), has(b"source/young")), (FromSource::Yes, FromSource::Perhaps));
+        let is_guessed = |origin: &Origin, path: &[u8]| origin.is_guessed(path, &tree.get(path).unwrap());
+        assert!(is_guessed(&origin, b"source/young") && is_guessed(&origin, b"source/of-store"));
+        assert!(!is_guessed(&origin, b"source/old"));
         let is_made = |path: &[u8]| origin.is_made_by_build(path, &tree);
         assert!(is_made(b"source/made"));
         assert!(
@@ -273,6 +302,28 @@ mod tests {
         let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
         assert_eq!((has(b"source/main.c"), has(b"source/made.c")), (FromSource::Yes, FromSource::No));
         assert!(origin.is_made_by_build(b"source/made", &tree) && !origin.is_made_by_build(b"source/kept", &tree));
+    }
+
+    #[test]
+    fn a_source_that_was_unpacked_once_more_tells_what_is_in_it() {
+        let unpacked = tempfile::tempdir().unwrap();
+        fs::create_dir_all(unpacked.path().join("source/kept")).unwrap();
+        fs::write(unpacked.path().join("source/main.c"), "1").unwrap();
+        let tree = Tree::example(&[
+            ("source/main.c", LATE + 1),
+            ("source/made.c", 2),
+            ("source/made/", LATE + 1),
+            ("source/kept/", LATE + 1),
+            ("source/kept/made.c", LATE + 1),
+        ]);
+        let mut origin = origin(Vec::new());
+        origin.decide_by(Unpacked::example(unpacked.path()));
+        let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
+        assert_eq!((has(b"source/main.c"), has(b"source/made.c")), (FromSource::Yes, FromSource::No));
+        assert!(!origin.is_guessed(b"source/made.c", &tree.get(b"source/made.c").unwrap()));
+        assert!(origin.has_original(b"source/main.c") && !origin.has_original(b"source/new.c"));
+        assert!(origin.is_made_by_build(b"source/made", &tree) && !origin.is_made_by_build(b"source/kept", &tree));
+        assert_eq!(origin.content(b"source/main.c").unwrap().bytes, b"1");
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub(super) struct Summary {
     copies: Vec<Vec<u8>>,
     /// Files in the patch of the source that are no longer, or may not be, as the source has them.
     pub patched_before: Vec<Vec<u8>>,
+    /// Files of the source in which the build itself had changed the same lines.
+    pub conflicts: Vec<Vec<u8>>,
+    /// Why the source could not be unpacked once more.
+    pub not_unpacked: Option<String>,
     /// Changed files of the source that are no text.
     pub binaries: Vec<Vec<u8>>,
     /// Files that nobody reads.
@@ -88,6 +92,16 @@ impl Summary {
                     files(self.patched_before.len())
                 ),
             ),
+            told(
+                &self.conflicts,
+                format!(
+                    "the build itself had changed the same lines of {}, so these are not for the source and stand in the rest patch",
+                    files(self.conflicts.len())
+                ),
+            ),
+            self.not_unpacked.map(|why| {
+                format!("what came with the source is guessed by the times of files, since it could not be unpacked once more: {why}")
+            }),
             told(&self.binaries, left_out(&self.binaries, " whose content is no text, so that no patch can hold it")),
             told(&self.too_large, left_out(&self.too_large, &format!(" of more than {} MiB", LARGEST >> 20))),
             told(&products, left_out(&products, " that the build makes, by all appearances")),

@@ -1,0 +1,112 @@
+//! The source as the build's own `unpackPhase` unpacks it, in a sandbox of its own: whatever the archives are, and whatever the package
+//! does to unpack them, this is what a patch of the source is applied to.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::content::Content;
+use super::layers::Layers;
+use super::tree::{Access, Entry, Tree};
+use crate::caller::Caller;
+use crate::failed_build::{FailedBuild, Wishes};
+use crate::nix::Settings;
+use crate::phases::Work;
+use crate::plan::Plan;
+use crate::sandbox;
+use crate::scratch::{Filling, Scratch};
+use crate::session::{self, Ending, Signals};
+use crate::shell_script::{self, Phases};
+
+/// The phase that unpacks.
+const UNPACK_PHASE: &str = "unpackPhase";
+/// How long that may take at the end of a session.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A build directory in which the sources were unpacked, and nothing else was done. It goes with this value.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    tree: Tree,
+    top: OwnedFd,
+    /// `None` in a test.
+    _scratch: Option<Scratch>,
+}
+
+/// What it takes to make another sandbox at the end of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Means<'a> {
+    /// Nix's settings.
+    pub settings: &'a Settings,
+    /// What the user may send who does not want to wait.
+    pub signals: &'a Signals,
+}
+
+impl Unpacked {
+    /// Whether there is anything that unpacks the sources of `build`.
+    pub fn is_possible(build: &FailedBuild) -> bool {
+        let has_phase = |phases: &[String]| phases.iter().any(|phase| phase == UNPACK_PHASE);
+        build.derivation.is_some() && matches!(Work::of(build), Work::Phases(phases) if has_phase(&phases))
+    }
+
+    /// Unpacks the sources of `build` once more. Nobody sees what that says.
+    ///
+    /// # Errors
+    /// Where there is no derivation, no sandbox or no room, where unpacking fails or takes too long, and where the user has ended it.
+    pub fn new(build: &FailedBuild, caller: &Caller, means: &Means<'_>) -> Result<Self> {
+        let Means { settings, signals } = means;
+        let derivation = build.derivation.as_ref().context("its derivation is not known")?;
+        let wishes = Wishes {
+            known_store: Some(build.store.clone()),
+            network: Some(build.has_network),
+            like: Some(build.kind),
+            ..Wishes::default()
+        };
+        let build = FailedBuild::open(&derivation.path, &wishes, settings)?;
+        let mut scratch = Scratch::create(&Scratch::default_parent(), None)?;
+        scratch.fill(&build, caller, &Filling::of(&|| signals.check_interrupt()))?;
+        let phases = Phases {
+            first: UNPACK_PHASE.into(),
+            is_only_one: true,
+            directory: build.build_directory.clone(),
+            source_root: None,
+        };
+        let command = shell_script::unheard(&build.shell, shell_script::resume(&build.shell, &phases, None));
+        let plan = Plan::new(&build, settings, caller, scratch.directories(), &command)?;
+        let mut sandbox = sandbox::start(&plan)?;
+        let ending = session::wait(&mut sandbox, signals, None, Some(PATIENCE))?;
+        drop(sandbox);
+        match ending {
+            Ending::Exited(0) => {}
+            Ending::Exited(status) => bail!("{UNPACK_PHASE} ended with status {status}"),
+            Ending::TimedOut => bail!("{UNPACK_PHASE} took more than {} seconds", PATIENCE.as_secs()),
+        }
+        let top = scratch.open_build()?;
+        Ok(Self { tree: Tree::in_layers(Layers::kept(&top)?, None), top, _scratch: Some(scratch) })
+    }
+
+    /// What there is at `path`.
+    pub fn get(&self, path: &[u8]) -> Option<Entry> {
+        self.tree.get(path)
+    }
+
+    /// The file or link `path`.
+    pub fn content(&self, path: &[u8]) -> Option<Content> {
+        Content::read(&self.top, path, Access::Quietly).ok()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    impl Unpacked {
+        /// What is in `directory`.
+        pub fn example(directory: &Path) -> Self {
+            let top: OwnedFd = std::fs::File::open(directory).unwrap().into();
+            Self { tree: Tree::in_layers(Layers::kept(&top).unwrap(), None), top, _scratch: None }
+        }
+    }
+}
