@@ -279,7 +279,7 @@ def test_git_makes_the_same_of_two_trees(caller, state, odd):
 
 
 def test_a_session_that_changed_nothing_writes_and_says_nothing(caller, state):
-    result = session_of(caller, "cat Makefile; touch greeting.c; chmod g+w greeting.c; echo x > /tmp/x; exit 0")
+    result = session_of(caller, "cat Makefile; touch greeting.c; chmod g+w greeting.c; echo x > /tmp/x; rm /tmp/x; exit 0")
     assert (result.stderr, patches(caller)) == ("", [])
 
 
@@ -721,6 +721,85 @@ def test_a_derivation_has_nothing_to_compare_with(root):
     root.refused("true", build_dir=derivation, options=["--save-patch", str(root.tmpdir.parent / "x")], mentions=["--save-patch"])
     result = root.enter(build_dir=derivation, input="echo > /build/x", env={"HOME": str(root.tmpdir.parent)})
     assert (result.returncode, result.stderr) == (0, "")
+
+
+# --- What is in no patch ---------------------------------------------------------------------------------------------
+
+LOST = "nix-build-shell: {} that you wrote outside of /build went with the sandbox{}\n"
+
+
+def test_what_was_written_outside_of_the_build_directory_is_named(caller, state):
+    script = "echo x > /tmp/notes; echo x > /dev/shm/y; : > /tmp/empty; mkdir /tmp/.cache; echo > /tmp/.cache/x; echo > /tmp/tmp.1234567890; mkfifo /tmp/f"
+    result = session_of(caller, script)
+    first, second = sorted(re.search("sandbox: (.*), (.*)\n", result.stderr).groups())
+    assert (first, second) == ("/dev/shm/y", "/tmp/notes")
+    assert result.stderr == LOST.format("2 files", f": {re.search('sandbox: (.*)', result.stderr)[1]}")
+
+
+def test_of_many_files_five_are_named_and_of_an_output_its_path(caller, state):
+    script = "mkdir -p $out/bin; for i in 1 2 3; do echo > $out/bin/$i; done; for i in $(seq 9); do echo > /tmp/$i; done; echo $out"
+    result = session_of(caller, script)
+    named = re.fullmatch(LOST.format("12 files", ", such as (.*)"), result.stderr)[1].split(", ")
+    assert len(named) == 5 and len(set(named)) == 5
+    assert set(named) <= {f"/tmp/{number}" for number in range(1, 10)} | {result.stdout.strip()}
+    result = session_of(caller, "mkdir $out; echo > $out/1; echo > $out/2; echo $out")
+    assert result.stderr == LOST.format("2 files", f", such as {result.stdout.strip()}")
+
+
+def test_a_file_that_the_sandbox_had_is_named_if_it_was_edited(root):
+    """Only in that of a single-user Nix it can be."""
+    root.make_directory("state")
+    with Terminal(root, "env", f"XDG_STATE_HOME={root.workspace / 'state'}", *root.command_line()) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("echo 127.0.0.1 example.org >> /etc/hosts; chmod 600 /etc/passwd; exit\n")
+        said = terminal.wait_for("(?s).* went with the sandbox: .*\n")[0]
+        terminal.end()
+    assert "/etc/hosts" in said and "/etc/group" not in said and ".nix-build-shell" not in said
+
+
+def test_what_phases_make_outside_of_the_build_directory_is_not_worth_a_word(caller, state):
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line()) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("installPhase() { mkdir -p $out; echo x > $out/x; echo x > /tmp/of-phase; }; runPhase installPhase; resume --only installPhase\n")
+        terminal.wait_for("installPhase succeeds")
+        # It tells when it is there to be interrupted.
+        terminal.type("buildPhase() { bash -c 'echo x > /tmp/of-interrupted; echo ru''ns; exec sleep 1000'; }; resume --only buildPhase\n")
+        terminal.wait_for("runs\r\n")
+        terminal.type("\x03")
+        terminal.wait_for(r"\$ ")
+        terminal.type("until [[ /tmp/by-hand -nt /tmp/of-interrupted ]]; do echo > /tmp/by-hand; done; exit\n")
+        said = terminal.wait_for("(?s).*went with the sandbox: (.*?)\r\n")
+        terminal.end()
+    assert said[1] == "/tmp/by-hand"
+
+
+@pytest.mark.parametrize("name", [r"$'/tmp/\e[31mred\nline'", r"$'/tmp/\xff'"], ids=["control", "no-utf8"])
+def test_a_name_cannot_speak_to_the_terminal(caller, state, name):
+    result = session_of(caller, f"echo > {name}")
+    assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr and "sandbox: /tmp/" in result.stderr
+
+
+def test_whatever_a_session_leaves_there_the_end_comes(caller, state):
+    """Links, loops, closed and deep directories, and more files than anybody wants to count."""
+    script = """
+        cd /tmp; ln -s / root; ln -s loop loop; mkdir closed; echo > closed/x; chmod 0 closed
+        for i in $(seq 300); do mkdir d; cd d || break; done; echo > deep
+        mkdir /tmp/many; cd /tmp/many; for i in $(seq 21000); do echo > $i; done
+    """
+    result = session_of(caller, script)
+    assert re.fullmatch(r"nix-build-shell: (at least )?\d+ files that you wrote outside of /build went .*, such as .*\n", result.stderr)
+
+
+def test_a_session_that_is_kept_loses_what_is_outside_too(caller, state):
+    options = ["--keep-session", f"outside-{caller.name}"]
+    result = session_of(caller, "echo x > /tmp/notes; mkdir $out; echo x > $out/x; exit 0", options=options)
+    assert LOST.format("1 file", ": /tmp/notes") in result.stderr
+    again = caller.run(caller.program, "sessions", "enter", options[1], input="ls $out; echo x > /tmp/more", env=state_of(caller))
+    assert again.stdout == "x\n" and LOST.format("1 file", ": /tmp/more") in again.stderr
+
+
+def test_a_command_is_no_session(caller, state):
+    assert caller.enter("bash", "-c", "echo x > /tmp/notes", env=state_of(caller)).stderr == ""
 
 
 # --- Nothing is lost -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
 use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
-use crate::session_patch::Means;
+use crate::session_patch::{Means, Outside};
 
 /// Which build to enter, and what to run there.
 #[derive(Clone, Debug, Args)]
@@ -124,6 +124,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
             None => Plan::new(&build, &settings, &caller, directories, &command),
         }?;
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
+        let plan = if command.is_empty() { plan.showing_root() } else { plan };
         plan.limited(&options.sandbox.limits.limits(), &caller)
     };
     if options.dry_run {
@@ -184,6 +185,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
             }
         }
     };
+    let outside = Outside::of(&mut sandbox, &plan, &scratch);
     let limits = &options.sandbox.limits;
     let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
     let status = ending.map(|ending| limits.status(ending));
@@ -195,11 +197,13 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     if let Some(interactive) = &interactive {
         interactive.keep_history(&scratch, &caller);
     }
+    let lost = outside.and_then(|outside| outside.told(&build, &scratch, held.is_some()));
     match held {
         Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
         // While the kernel takes the empty sandbox down.
         None => save_and_remove(patch, scratch, &Means { settings: &settings, signals: &signals }),
     }
+    lost.iter().for_each(say);
     status
 }
 

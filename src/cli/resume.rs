@@ -26,7 +26,7 @@ use crate::plan::{self, Plan};
 use crate::sandbox;
 use crate::scratch::{PHASE_NOTE, Scratch};
 use crate::session::{self, Signals, Terminal};
-use crate::session_patch::Means;
+use crate::session_patch::{Means, Outside};
 use crate::shell_script::{self, Phases};
 use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 
@@ -332,9 +332,12 @@ impl Run<'_> {
             }
             None => sandbox::start(plan)?,
         };
+        let outside = Outside::of(&mut sandbox, plan, scratch);
         let limits = &self.options.sandbox.limits;
         let ending = session::wait(&mut sandbox, self.signals, terminal, limits.time())?;
         tell_usage(&sandbox);
+        let lost = outside.and_then(|outside| outside.told(self.build, scratch, self.held.is_some()));
+        lost.iter().for_each(say);
         Ok(limits.status(ending))
     }
 
@@ -372,7 +375,7 @@ impl Run<'_> {
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
         let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
         options.sandbox.tell(&left, &Filled::default(), &plan);
-        self.carry_out(&plan, terminal, scratch, session)?;
+        self.carry_out(&plan.showing_root(), terminal, scratch, session)?;
         if let Some(interactive) = &interactive {
             interactive.keep_history(scratch, caller);
         }

@@ -17,6 +17,7 @@ use crate::nix::Settings;
 use crate::plan::Plan;
 use crate::sandbox;
 use crate::session::{self, Signals, Terminal};
+use crate::session_patch::Outside;
 
 /// What goes before the kernel's answer when standard output takes no more.
 const CANNOT_PRINT: &str = "cannot print";
@@ -132,6 +133,7 @@ impl Enter {
         let terminal = Terminal::of_caller();
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), false);
         let plan = plan.limited(&self.limits.limits(), caller)?;
+        let plan = if self.command.is_empty() { plan.showing_root() } else { plan };
         build.notes.iter().for_each(say);
         self.tell(&plan);
         if shell.is_some() {
@@ -140,6 +142,7 @@ impl Enter {
         signals.check_interrupt()?;
         let (mut sandbox, held) =
             sandbox::start_joinable(&plan, |sandbox| idle.begin(caller, &build, sandbox, &settings, shell))?;
+        let outside = Outside::of(&mut sandbox, &plan, &idle.scratch);
         let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time());
         let status = ending.map(|ending| self.limits.status(ending));
         tell_usage(&sandbox);
@@ -148,7 +151,9 @@ impl Enter {
         if let Some(interactive) = &interactive {
             interactive.keep_history(&idle.scratch, caller);
         }
+        let lost = outside.and_then(|outside| outside.told(&build, &idle.scratch, true));
         held.end(idle.scratch).map_or_else(|error| say_error(&error), say);
+        lost.iter().for_each(say);
         status
     }
 

@@ -301,6 +301,16 @@ impl Plan {
         Self { as_pid_1, ..self }
     }
 
+    /// The same plan, after which what is in the sandbox's root can be looked at: see
+    /// [`Sandbox::take_root`](crate::sandbox::Sandbox::take_root).
+    #[must_use]
+    pub fn showing_root(mut self) -> Self {
+        if let Some(place) = self.steps.iter().position(|step| *step == Step::PivotRoot) {
+            self.steps.insert(place + 1, Step::ShowRoot);
+        }
+        self
+    }
+
     /// Whether the command has a terminal of the sandbox's own, and which.
     pub fn terminal(&self) -> Option<CommandTerminal> {
         self.steps.iter().find_map(|step| match step {

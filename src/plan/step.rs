@@ -142,6 +142,8 @@ pub enum Step {
     /// Make a pseudo-terminal of the sandbox's own with the modes and the size of the caller's terminal, hand its master to the parent,
     /// and become the leader of a session that it controls. Needs `/dev/pts`, and [`Step::PivotRoot`] before.
     OpenTerminal(CommandTerminal),
+    /// Hand the root to the parent, so that it can look at what is in it when the sandbox has ended. Needs [`Step::PivotRoot`] before.
+    ShowRoot,
     /// Reach no abstract unix socket that was made outside, where the kernel can forbid it: for a build that shares the host's
     /// network. Needs [`Step::ForbidNewPrivileges`] before.
     ScopeAbstractSockets,
@@ -236,6 +238,7 @@ impl fmt::Display for Step {
                 };
                 write!(f, "make a terminal of the sandbox's own the standard input{others}")
             }
+            Self::ShowRoot => write!(f, "hand the root to the parent process"),
             Self::ScopeAbstractSockets => write!(f, "keep away from the host's abstract unix sockets"),
             Self::ResetSignals => write!(f, "reset every signal's disposition"),
             Self::HideFromCommand => write!(f, "hide our own memory from the command"),

@@ -260,6 +260,7 @@ pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
         Step::FilterSystemCalls(filter) => sys::filter_system_calls(filter.instructions()),
         Step::LeadSession => process::setsid().map(drop),
         Step::OpenTerminal(terminal) => open_terminal(*terminal, parent),
+        Step::ShowRoot => show_root(parent),
         Step::ScopeAbstractSockets => landlock::scope_abstract_sockets(),
         Step::ResetSignals => reset_signals(),
         Step::HideFromCommand => process::set_dumpable_behavior(DumpableBehavior::NotDumpable),
@@ -359,6 +360,14 @@ fn open_terminal(terminal: CommandTerminal, parent: BorrowedFd<'_>) -> Result<()
     }
     sys::close(slave);
     Ok(())
+}
+
+fn show_root(parent: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, c"/", flags, Mode::empty())?;
+    let sent = send_with(parent, &Message::Root.to_bytes(), root.as_fd());
+    sys::close(root);
+    sent
 }
 
 fn become_builder() -> Result<()> {

@@ -37,6 +37,8 @@ pub(super) enum Message {
     NoLoopback(Errno),
     /// With it comes the master of the pseudo-terminal that the command gets.
     Terminal,
+    /// With it comes the sandbox's root.
+    Root,
     /// The sender ends, and another process goes on in the sandbox's PID namespace: its number outside. With it comes its pidfd.
     GoesOn(Pid),
     /// The command was executed.
@@ -61,6 +63,7 @@ impl Message {
             Self::Started => [3, 0, 0],
             Self::Ended(status) => [4, u32::from(status), 0],
             Self::Terminal => [5, 0, 0],
+            Self::Root => [11, 0, 0],
             Self::Stopped(signal) => [6, signal.cast_unsigned(), 0],
             Self::NoCgroup(errno) => [8, 0, errno.raw_os_error().cast_unsigned()],
             Self::NoForerunner(errno) => [9, 0, errno.raw_os_error().cast_unsigned()],
@@ -87,6 +90,7 @@ impl Message {
             8 => Self::NoCgroup(errno()),
             9 => Self::NoForerunner(errno()),
             10 => Self::NoHandover(errno()),
+            11 => Self::Root,
             7 if let Some(pid) = Pid::from_raw(first.cast_signed()) => Self::GoesOn(pid),
             _ => Self::Ended(first as u8),
         }
@@ -159,7 +163,7 @@ mod tests {
         let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV), failed];
         let refused_more =
             [Message::NoCgroup(Errno::ACCESS), Message::NoForerunner(Errno::NOMEM), Message::NoHandover(Errno::NOBUFS)];
-        let others = [Message::Terminal, Message::Started, Message::Ended(139), Message::Stopped(20)];
+        let others = [Message::Terminal, Message::Root, Message::Started, Message::Ended(139), Message::Stopped(20)];
         for message in others.into_iter().chain(refused).chain(refused_more).chain([Message::GoesOn(Pid::INIT)]) {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }

@@ -47,6 +47,7 @@ pub struct Sandbox {
     first: Child,
     channel: OwnedFd,
     terminal: Option<OwnedFd>,
+    root: Option<OwnedFd>,
     /// Where others are to join.
     namespaces: Option<NamespaceHandles>,
     limits: PlannedLimits,
@@ -255,7 +256,17 @@ impl Sandbox {
     /// A first process that has just been created, to be ended when this value goes.
     fn of(first: Child, channel: OwnedFd, plan: &Plan) -> Self {
         let (as_pid_1, limits) = (plan.as_pid_1, plan.limits.clone());
-        Self { first, channel, terminal: None, namespaces: None, limits, as_pid_1, reaped: false, cgroup: None }
+        Self {
+            first,
+            channel,
+            terminal: None,
+            root: None,
+            namespaces: None,
+            limits,
+            as_pid_1,
+            reaped: false,
+            cgroup: None,
+        }
     }
 
     /// Waits until the command has been executed.
@@ -263,6 +274,7 @@ impl Sandbox {
         loop {
             match hear(&self.channel)? {
                 Some((Message::Terminal, master)) => self.terminal = master,
+                Some((Message::Root, root)) => self.root = root,
                 Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
                 // Without a word the child became the command, or was killed, perhaps with it: `wait` tells.
                 _ => return Ok(()),
@@ -293,6 +305,12 @@ impl Sandbox {
     /// The master of the terminal that the command was given, for its first caller.
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// The root that the plan [shows](Plan::showing_root), for its first caller. What is in it stays for as long as it is open, and of what
+    /// was mounted in there nothing.
+    pub fn take_root(&mut self) -> Option<OwnedFd> {
+        self.root.take()
     }
 
     /// Whether the command is the first process itself, so that nobody is there to take orders.

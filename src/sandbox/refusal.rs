@@ -49,7 +49,12 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
         }
         Message::NoHandover(errno) => Some(anyhow!("cannot hand the sandbox its network namespace: {errno}")),
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
-        Message::Terminal | Message::GoesOn(_) | Message::Started | Message::Stopped(_) | Message::Ended(_) => None,
+        Message::Terminal
+        | Message::Root
+        | Message::GoesOn(_)
+        | Message::Started
+        | Message::Stopped(_)
+        | Message::Ended(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a build has put into the sandbox's store, once the sandbox is gone.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -15,6 +16,11 @@ impl Scratch {
     /// Where the outputs are after a run, each under its store path's name. Everything there was made by untrusted code.
     pub fn outputs(&self) -> PathBuf {
         self.path.join(OUTPUTS)
+    }
+
+    /// The same, opened; nothing where they were never on the disk.
+    pub(crate) fn open_outputs(&self) -> Option<OwnedFd> {
+        openat(&self.handle, OUTPUTS, DIRECTORY, Mode::empty()).ok()
     }
 
     /// Makes the store that a sandbox has left ready for another sandbox with the same `inputs`, names of store paths: removes what they

@@ -21,6 +21,10 @@ const HISTORY_LIMIT: u64 = 4 << 20;
 const PHASE: &str = "phase";
 /// Longer than any such note.
 const PHASE_LIMIT: u64 = 64 << 10;
+/// The file to which the shell writes when phases ran.
+const PHASE_TIMES: &str = "phase-times";
+/// More than anybody runs in a session.
+const PHASE_TIMES_LIMIT: u64 = 1 << 20;
 /// The file whose time tells when phases had made the outputs that there are.
 const OUTPUTS_MADE: &str = "outputs";
 
@@ -68,6 +72,11 @@ impl Scratch {
     /// What `resume` has noted in the session of the phase that failed there, or of the end of all; nothing where it was not called.
     pub fn phase_of_session(&self) -> Option<Vec<u8>> {
         self.file_of_session(PHASE, PHASE_LIMIT)
+    }
+
+    /// What the shell has noted of when phases ran.
+    pub fn phase_times_of_session(&self) -> Option<Vec<u8>> {
+        self.file_of_session(PHASE_TIMES, PHASE_TIMES_LIMIT)
     }
 
     /// When phases had made the outputs that the session has left, as far as it has told.

@@ -79,8 +79,10 @@ resume() {
     if [[ $nbsFirst == patchPhase ]]; then nbsSay "patchPhase meets what it has patched already"; fi
     nbsPutAway "$nbsFirst" || return 125
     : >| "$nbsDirectory/state/phases.$$"
+    nbsMark begin
     # shellcheck disable=SC2086
     nbsAfresh nbsApart $nbsAll
+    nbsMark end
     # Stopped by ^Z, it goes on with «fg».
     if ((nbsResult == 148)); then return 148; fi
     while IFS= read -r -d '' nbsEach && IFS= read -r -d '' nbsPlace && IFS= read -r -d '' nbsThere; do

@@ -132,6 +132,12 @@ phases() {
     done
 }
 
+# nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes.
+nbsMark() {
+    nbsMarked=${1#end}
+    printf '%s %s %s\n' "$1" "$$" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" >> "$nbsDirectory/state/phase-times"
+}
+
 # nbsAfresh COMMAND...: runs it as if it stood alone, and leaves its status in `nbsResult`. Where the status of all this is tested, as
 # in front of «&&», bash would pass over every failure in it; but not in a trap.
 nbsAfresh() {
@@ -148,6 +154,7 @@ nbsInBuild() {
     fi
     local nbsStatus='' nbsResult='' nbsLevel=$BASH_SUBSHELL nbsDepth=${#FUNCNAME[@]}
     nbsTheirs=$(nbsShowOptions)
+    nbsMark begin
     eval "$nbsBuildOptions"
     set -E +e
     trap 'nbsFail "$?"' ERR
@@ -182,6 +189,7 @@ nbsCalm() {
     shopt -u extdebug
     eval "$nbsTheirs"
     nbsTheirs=
+    nbsMark end
 }
 
 if nbsIsFunction genericBuild; then
@@ -213,7 +221,7 @@ exit() {
 PS1='[nix-build-shell '$nbsName'${nbsPhase:+:${nbsPhase/#-/done}}] $PWD \$ '
 unset PROMPT_COMMAND PS0
 # ^C may have ended what a phase runs with.
-PROMPT_COMMAND='[[ -z ${nbsTheirs-} ]] || { trap - ERR DEBUG; nbsCalm; }'
+PROMPT_COMMAND='[[ -z ${nbsTheirs-} ]] || { trap - ERR DEBUG; nbsCalm; }; [[ -z ${nbsMarked-} ]] || nbsMark end'
 if [[ $(type -t history) == builtin ]]; then
     HISTFILE=$nbsDirectory/state/history
     HISTSIZE=2000

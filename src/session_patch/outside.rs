@@ -1,0 +1,159 @@
+//! What somebody has written outside of the build directory: no patch has it, and it goes with the sandbox, of which the user is told.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, openat, statat};
+
+use super::phase_times::PhaseTimes;
+use super::products::{is_of_the_builder, is_tool_directory};
+use super::summary::files;
+use super::tree::{DEEPEST, Entry, Kind, Moment};
+use crate::failed_build::FailedBuild;
+use crate::plan::{Plan, Step};
+use crate::sandbox::Sandbox;
+use crate::scratch::Scratch;
+
+/// How many paths are named.
+const MOST_NAMED: usize = 5;
+/// More entries than anybody looks at to name five.
+const MOST_ENTRIES: usize = 20_000;
+/// What programs leave in a home directory, whoever calls them.
+const TRACES: [&str; 6] =
+    [".bash_history", ".lesshst", ".node_repl_history", ".python_history", ".viminfo", ".wget-hsts"];
+
+/// The root of a session's sandbox, to be looked at in the end.
+#[derive(Debug)]
+pub struct Outside {
+    root: OwnedFd,
+    /// Files and links that we have made there.
+    planned: HashSet<Vec<u8>>,
+    /// When the session had begun.
+    began: Moment,
+}
+
+impl Outside {
+    /// That of `sandbox`, in which `plan` was carried out, if it [shows](Plan::showing_root) it.
+    pub fn of(sandbox: &mut Sandbox, plan: &Plan, scratch: &Scratch) -> Option<Self> {
+        let root = sandbox.take_root()?;
+        let path_of = |step: &Step| match step {
+            Step::MakeFile { path, .. } | Step::MakeSymlink { path, .. } => {
+                let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+                Some(path.strip_prefix(scratch.path()).unwrap_or(path).as_os_str().as_bytes().to_vec())
+            }
+            _ => None,
+        };
+        let planned = plan.steps.iter().filter_map(path_of).collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let began = (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), i64::from(now.subsec_nanos()));
+        Some(Self { root, planned, began })
+    }
+
+    /// One line about what goes with the sandbox of `build`, now that all of it has ended: what a phase made that ran in the session is
+    /// not worth a word. Outputs that are on the disk, `are_kept` or not.
+    pub fn told(self, build: &FailedBuild, scratch: &Scratch, are_kept: bool) -> Option<String> {
+        let store = build.store.directory().as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
+        let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
+        let mut found =
+            Found { outside: &self, times, store, is_on_disk: false, count: 0, named: Vec::new(), left: MOST_ENTRIES };
+        found.look(self.root.as_fd(), &mut Vec::new(), device_of(&self.root)?, DEEPEST);
+        let outputs = if are_kept { None } else { scratch.open_outputs() };
+        if let Some(outputs) = outputs {
+            found.is_on_disk = true;
+            found.look(outputs.as_fd(), &mut store.to_vec(), device_of(&outputs)?, DEEPEST);
+        }
+        let Found { count, named, left, .. } = found;
+        let names = named.iter().map(|path| format!("/{}", OsStr::from_bytes(path).display())).collect::<Vec<_>>();
+        let at_least = if left == 0 { "at least " } else { "" };
+        let such_as = if count > names.len() { ", such as " } else { ": " };
+        (count > 0).then(|| {
+            format!(
+                "{at_least}{} that you wrote outside of {} went with the sandbox{such_as}{}",
+                files(count),
+                build.build_directory.display(),
+                names.join(", ")
+            )
+        })
+    }
+}
+
+/// What there is, as far as it was looked for.
+struct Found<'a> {
+    outside: &'a Outside,
+    times: PhaseTimes,
+    /// The directory of the store, without the slash in front.
+    store: &'a [u8],
+    /// Whether it is looked for on the disk, where there is what was there before.
+    is_on_disk: bool,
+    count: usize,
+    named: Vec<Vec<u8>>,
+    left: usize,
+}
+
+impl Found<'_> {
+    /// Looks at everything in `directory` but for what is mounted there, or was. Nothing is followed, and nothing but directories is opened.
+    fn look(&mut self, directory: BorrowedFd<'_>, path: &mut Vec<u8>, device: u64, levels: usize) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let length = path.len();
+        let Ok(opened) = openat(directory, c".", flags, Mode::empty()) else { return };
+        let Ok(entries) = Dir::read_from(&opened) else { return };
+        for entry in entries.flatten() {
+            path.truncate(length);
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                break;
+            }
+            let Ok(status) = statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if status.st_dev != device {
+                continue;
+            }
+            if length > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.to_bytes());
+            let entry = Entry::of(&status);
+            if entry.kind != Kind::Directory {
+                self.judge(path, name.to_bytes(), &entry);
+            } else if levels > 1
+                && !is_tool_directory(name.to_bytes())
+                && let Ok(below) = openat(&opened, name, flags, Mode::empty())
+            {
+                self.look(below.as_fd(), path, device, levels - 1);
+            }
+        }
+        path.truncate(length);
+    }
+
+    fn judge(&mut self, path: &[u8], name: &[u8], entry: &Entry) {
+        let is_nothing = !entry.is_content() || entry.size == 0;
+        let is_old = (self.is_on_disk || self.outside.planned.contains(path)) && entry.changed <= self.outside.began;
+        let is_trace = is_of_the_builder(name) || TRACES.iter().any(|trace| name == trace.as_bytes());
+        if is_nothing || is_old || is_trace || self.times.contains(entry.changed) {
+            return;
+        }
+        self.count += 1;
+        // Of an output its own path says enough.
+        let name = match path.strip_prefix(self.store).and_then(|below| below.strip_prefix(b"/")) {
+            Some(below) => {
+                let end = below.iter().position(|byte| *byte == b'/').unwrap_or(below.len());
+                path.get(..path.len() - below.len() + end).unwrap_or(path)
+            }
+            None => path,
+        };
+        if self.named.len() < MOST_NAMED && !self.named.iter().any(|named| named == name) {
+            self.named.push(name.to_vec());
+        }
+    }
+}
+
+fn device_of(directory: &OwnedFd) -> Option<u64> {
+    fstat(directory).ok().map(|status| status.st_dev)
+}
