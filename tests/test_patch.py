@@ -313,7 +313,9 @@ def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
     after = applied(caller, source, of_source, "git")
     assert {name for name in after if after[name] != tree(source).get(name)} == {b"plain.c"}
     # Somebody may have written these, for all that is known.
-    assert names_in(of_rest) == ["home/x", "odd/build/x.c", "odd/objects/list.txt", "odd/objects/more.txt", "odd/x.gen"]
+    assert names_in(of_rest) == [
+        "home/x", "odd/build/x.c", "odd/objects/list.txt", "odd/objects/more.txt", "odd/plain.c.orig", "odd/x.gen", "odd/y.log"
+    ]  # fmt: skip
     assert "odd/cache/x.c" in re.search(" files that the build makes, by all appearances: .*", result.stderr)[0]
     # stdenv writes it at each phase.
     assert "env-vars" not in result.stderr
@@ -321,10 +323,42 @@ def test_products_of_a_build_are_left_out_and_said_to_be(caller, state, odd):
 
 def test_a_tree_with_more_than_a_person_writes_is_left_out_and_its_neighbours_are_not(caller, state, odd):
     _, kept = odd
-    script = "mkdir -p ../cache/deeper ../mine; for i in $(seq 101); do echo $i > ../cache/deeper/$i; done; echo 1 > ../mine/1; seq 200000 > ../mine/trace"
+    script = "mkdir -p ../cache/deeper ../mine; for i in $(seq 1001); do echo $i > ../cache/deeper/$i; done; echo 1 > ../mine/1; seq 200000 > ../mine/trace"
     result = session_of(caller, script, own_copy(caller, kept))
     assert names_in(only_patch(caller)) == ["mine/1"]
-    assert "left out 102 files that the build makes, by all appearances: mine/trace, cache/deeper/1, " in result.stderr
+    assert "left out 1002 files that the build makes, by all appearances: mine/trace, cache/deeper/1, " in result.stderr
+
+
+@pytest.mark.parametrize("where", ["/build", "/build/mine"])
+def test_many_small_files_beside_the_source_are_not_too_many(caller, state, odd, where):
+    _, kept = odd
+    result = session_of(caller, f"mkdir -p {where}; for i in $(seq 150); do echo $i > {where}/typed-$i; done", own_copy(caller, kept))
+    assert len(names_in(only_patch(caller))) == 150 and "left out" not in result.stderr
+
+
+def test_what_has_a_name_that_tools_give_too_is_not_lost(caller, state, odd):
+    """Of a backup that an editor makes, the file itself is there; of what it has not saved the user learns."""
+    _, kept = odd
+    script = """
+        for name in notes.log x.rej sub/y.orig z.tmp idea~ /build/notes.log; do echo mine > $name; done
+        cp plain.c plain.c.orig; echo more > plain.c~; printf '\\0' > .plain.c.swp; : > .#plain.c
+    """
+    result = session_of(caller, script, own_copy(caller, kept))
+    assert names_in(only_patch(caller)) == ["notes.log"] + [f"odd/{name}" for name in ("idea~", "notes.log", "sub/y.orig", "x.rej", "z.tmp")]
+    assert "left out 1 file whose content is no text, so that no patch can hold it: odd/.plain.c.swp\n" in result.stderr
+
+
+def test_what_phases_write_in_a_session_is_not_taken_for_typed(caller, state):
+    """Unless it is new in the source: somebody may have begun it."""
+    phase = "buildPhase() { echo > test.log; mkdir -p /build/tree; echo > /build/tree/x; echo > made.c; }; runPhase buildPhase"
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line()) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type(f"{phase}; until [[ typed.log -nt test.log ]]; do echo > typed.log; done; echo > typed.c; exit\n")
+        said = terminal.wait_for("(?s).* or outside of the source, are in (.*?), which")[0]
+        terminal.end()
+    of_source, of_rest = both_patches(caller)
+    assert names_in(of_source) == ["typed.c"]
+    assert names_in(of_rest) == ["greeting/made.c", "greeting/typed.log"], said
 
 
 def test_what_compilers_write_for_make_is_left_out(caller, state, odd):

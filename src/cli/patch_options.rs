@@ -44,7 +44,7 @@ impl PatchOptions {
 
 /// Saves the patch and removes the scratch directory. Where nothing can be saved, the directory is kept: it has all that was typed.
 pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch, means: &Means<'_>) {
-    let saved = patch.map_or(Ok(Vec::new()), |patch| patch.save(means));
+    let saved = patch.map_or(Ok(Vec::new()), |patch| patch.save(&scratch, means));
     match saved {
         Ok(lines) => {
             lines.iter().for_each(say);

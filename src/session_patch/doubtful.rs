@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use super::format::FileChange;
 use super::ignored::parent_of;
 
-/// More files than anybody writes below one directory in a session.
-const MOST_FILES: usize = 100;
+/// More files than anybody writes below one directory in a session, with a loop or two.
+const MOST_FILES: usize = 1000;
 /// More than anybody types into one file in a session, in bytes.
 const MOST_BYTES: usize = 1 << 20;
+/// The same of all files below one directory.
+const MOST_BYTES_OF_TREE: usize = 4 << 20;
 
 /// Changes in doubt, by the directory that they came into being in: a tree of which there is more than a person writes is a build's.
 #[derive(Debug, Default)]
@@ -22,8 +24,8 @@ pub(super) struct Doubtful {
 
 #[derive(Debug)]
 enum Tree {
-    /// Somebody may have written it.
-    Few(Vec<FileChange>),
+    /// Somebody may have written it: the changes, and how much text that is, in bytes.
+    Few(Vec<FileChange>, usize),
     /// Nobody has.
     Many,
 }
@@ -37,12 +39,13 @@ impl Doubtful {
         }
         let new = directories_of(change.path()).take_while(|directory| !is_old(directory)).last();
         let place = new.unwrap_or(parent_of(change.path())).to_vec();
-        let tree = self.trees.entry(place).or_insert(Tree::Few(Vec::new()));
+        let tree = self.trees.entry(place).or_insert(Tree::Few(Vec::new(), 0));
         match tree {
             Tree::Many => self.made.push(change.path().to_vec()),
-            Tree::Few(changes) => {
+            Tree::Few(changes, bytes) => {
+                *bytes += if change.has_text() { change.size() } else { 0 };
                 changes.push(change);
-                if changes.len() > MOST_FILES {
+                if changes.len() > MOST_FILES || *bytes > MOST_BYTES_OF_TREE {
                     self.made.extend(changes.iter().map(|change| change.path().to_vec()));
                     *tree = Tree::Many;
                 }
@@ -53,7 +56,7 @@ impl Doubtful {
     /// The changes that somebody may have made, and the paths of the others, those first that stand for themselves.
     pub fn divided(self) -> (Vec<FileChange>, Vec<Vec<u8>>) {
         let few = self.trees.into_values().filter_map(|tree| match tree {
-            Tree::Few(changes) => Some(changes),
+            Tree::Few(changes, _) => Some(changes),
             Tree::Many => None,
         });
         (few.flatten().collect(), [self.large, self.made].concat())
@@ -92,6 +95,8 @@ mod tests {
         assert_eq!(divided(&[1; MOST_FILES]), (1 + MOST_FILES, 0));
         assert_eq!(divided(&[1; MOST_FILES + 1]), (1, MOST_FILES + 1));
         assert_eq!(divided(&[1; 3 * MOST_FILES]), (1, 3 * MOST_FILES));
+        assert_eq!(divided(&[MOST_BYTES; 4]), (5, 0));
+        assert_eq!(divided(&[MOST_BYTES; 5]), (1, 5));
     }
 
     #[test]

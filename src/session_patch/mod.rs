@@ -39,6 +39,7 @@ use self::layers::Layers;
 use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
 pub use self::outside::Outside;
+use self::phase_times::PhaseTimes;
 use self::products::{is_dependency_list, is_machine_code, is_product, is_tool_directory};
 use self::rebase::rebased;
 use self::renames::pair_renames;
@@ -109,12 +110,12 @@ impl<'a> SessionPatch<'a> {
         Ok(())
     }
 
-    /// Writes what was changed since, when no process of the session lives any more. Returns what the user should know of it, a line
+    /// Writes what was changed since in `scratch`, when no process of the session lives any more. Returns what the user should know of it, a line
     /// each.
     ///
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.
-    pub fn save(self, means: &Means<'_>) -> Result<Vec<String>> {
+    pub fn save(self, scratch: &Scratch, means: &Means<'_>) -> Result<Vec<String>> {
         let (after, touched) = self.caller.with_own_rights(|| self.look_after())??;
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
@@ -127,7 +128,8 @@ impl<'a> SessionPatch<'a> {
                 Err(error) => summary.not_unpacked = Some(format!("{error:#}")),
             }
         }
-        let (source, elsewhere) = self.changes(&origin, &after, &touched, &mut summary)?;
+        let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
+        let (source, elsewhere) = self.changes(&origin, &after, &touched, &times, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
         let written = self.destination.write(
             self.build,
@@ -179,11 +181,12 @@ impl<'a> SessionPatch<'a> {
         origin: &Origin,
         after: &Tree,
         touched: &[Touched],
+        times: &PhaseTimes,
         summary: &mut Summary,
     ) -> Result<(Vec<FileChange>, Vec<FileChange>)> {
         summary.too_deep = after.too_deep.iter().filter(|path| !self.before.too_deep.contains(path)).cloned().collect();
         let ignored = Ignored::of(&self.kept.handle);
-        let rule = Rule { origin, ignored, before: &self.before, after, made: RefCell::default() };
+        let rule = Rule { origin, ignored, before: &self.before, after, times, made: RefCell::default() };
         let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
         let mut doubtful = Doubtful::default();
@@ -290,8 +293,10 @@ impl<'a> SessionPatch<'a> {
         };
         let size = new.content.len().try_into().unwrap_or(u64::MAX);
         // Files with next to nothing in them are often alike; of a tree that was copied the names are the same.
+        let name = name_of(&new.path);
+        let stem = name.strip_suffix(b".orig").unwrap_or(name);
         let is_original = |path: &[u8], before: &Entry| {
-            let is_like_it = name_of(path) == name_of(&new.path) && (before.kind == Kind::Link) == new.mode.is_link();
+            let is_like_it = [name, stem].contains(&name_of(path)) && (before.kind == Kind::Link) == new.mode.is_link();
             Ok(is_like_it && self.original(path, before)?.bytes == new.content)
         };
         let is_copy = size > 0 && is_any(places.with_size(size), is_original)?;

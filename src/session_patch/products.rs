@@ -126,6 +126,9 @@ const ENDS: [&str; 52] = [
     ".qm",
 ];
 
+/// Those of them that people give to what they write, too, or that hold what they have not saved.
+const WRITTEN_ENDS: [&str; 8] = ["~", ".aux", ".log", ".orig", ".rej", ".swo", ".swp", ".tmp"];
+
 /// What a file is made from, by the end of its name: the maker's name has the other end instead.
 const SOURCES: [(&str, &[&str]); 14] = [
     (".c", &[".y", ".l", ".lex", ".re", ".rl", ".pyx", ".gperf", ".vala", ".proto", ".chs", ".xs"]),
@@ -191,6 +194,16 @@ pub(super) fn is_product(name: &[u8]) -> bool {
         || ENDS.iter().any(|end| name.len() > end.len() && name.ends_with(end.as_bytes()))
 }
 
+/// Whether a person may give a file this name as well, although tools do.
+pub(super) fn may_be_written(name: &[u8]) -> bool {
+    WRITTEN_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
+}
+
+/// Of what an editor's backup of this name was made, in the same directory.
+pub(super) fn backed_up(name: &[u8]) -> Option<&[u8]> {
+    name.strip_suffix(b"~")
+}
+
 /// Whether a directory of this name belongs to a tool.
 pub(super) fn is_tool_directory(name: &[u8]) -> bool {
     TOOL_DIRECTORIES.iter().any(|known| name == known.as_bytes()) || name.ends_with(b".egg-info")
@@ -234,6 +247,15 @@ mod tests {
         for name in ["main.c", "Makefile", "README", ".gitignore", "go.mod", "score", "core.py", ".o", "so.c", "logo"] {
             assert!(!is_product(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn some_names_of_products_are_given_by_people_too() {
+        for name in ["notes.log", "x.c.orig", "x.c.rej", "notes~", ".x.c.swp"] {
+            assert!(is_product(name.as_bytes()) && may_be_written(name.as_bytes()), "{name}");
+        }
+        assert!(!may_be_written(b"main.o") && !may_be_written(b"config.status"));
+        assert_eq!((backed_up(b"main.c~"), backed_up(b"main.c")), (Some(&b"main.c"[..]), None));
     }
 
     #[test]

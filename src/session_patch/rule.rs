@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use super::doubtful::directories_of;
 use super::ignored::{Ignored, name_of, parent_of};
 use super::origin::{FromSource, Origin};
+use super::phase_times::PhaseTimes;
 use super::products::{
-    DIRECTORY_MARKS, is_build_directory, is_of_the_builder, is_product, is_tool_directory, possible_sources,
+    DIRECTORY_MARKS, backed_up, is_build_directory, is_of_the_builder, is_product, is_tool_directory, may_be_written,
+    possible_sources,
 };
 use super::tree::{Entry, Tree};
 
@@ -36,6 +38,8 @@ pub(super) struct Rule<'a> {
     pub ignored: Ignored<'a>,
     pub before: &'a Tree,
     pub after: &'a Tree,
+    /// When phases ran in the session.
+    pub times: &'a PhaseTimes,
     /// Whether the build has made a directory, as far as it was asked.
     pub made: RefCell<HashMap<Vec<u8>, bool>>,
 }
@@ -78,11 +82,30 @@ impl Rule<'_> {
         if self.origin.has_original(path) {
             return self.place(path);
         }
-        if is_product(name_of(path)) || directories_of(path).any(|directory| self.is_marked(directory)) {
+        let name = name_of(path);
+        if is_product(name) && !may_be_written(name) || directories_of(path).any(|directory| self.is_marked(directory))
+        {
             return Verdict::Product;
         }
         if after.modified < self.before.last_change() {
-            return Verdict::Older;
+            return if is_product(name) { Verdict::Product } else { Verdict::Older };
+        }
+        let verdict = self.judge_written(path);
+        if !self.times.contains(after.modified) {
+            return verdict;
+        }
+        // A phase has written it, perhaps into what somebody had begun.
+        if verdict == Verdict::ProbableProduct { Verdict::Product } else { Verdict::ProbableProduct }
+    }
+
+    /// The same of what is new and was written in the session.
+    fn judge_written(&self, path: &[u8]) -> Verdict {
+        if is_product(name_of(path)) {
+            let is_backup = backed_up(name_of(path)).is_some_and(|name| {
+                let path = below(parent_of(path), name);
+                self.before.get(&path).or_else(|| self.after.get(&path)).is_some()
+            });
+            return if is_backup { Verdict::Product } else { Verdict::ProbableProduct };
         }
         let is_new_build =
             |directory: &[u8]| self.before.get(directory).is_none() && is_build_directory(name_of(directory));
@@ -120,10 +143,8 @@ impl Rule<'_> {
     /// Whether the source says that this file is none of it, or has what it would be made from.
     fn looks_made(&self, path: &[u8]) -> bool {
         let directory = parent_of(path);
-        let is_there = |name: &Vec<u8>| {
-            let path = if directory.is_empty() { name.clone() } else { [directory, b"/", name].concat() };
-            self.before.get(&path).is_some_and(|entry| entry.is_content())
-        };
+        let is_there =
+            |name: &Vec<u8>| self.before.get(&below(directory, name)).is_some_and(|entry| entry.is_content());
         possible_sources(name_of(path)).iter().any(is_there) || self.ignored.contains(self.origin.top(), path)
     }
 
@@ -133,6 +154,11 @@ impl Rule<'_> {
         // One that the source itself was unpacked to may be built in.
         directory.len() > self.origin.top().len() && DIRECTORY_MARKS.iter().any(|mark| has(mark))
     }
+}
+
+/// The path of `name` in a directory, which may be the build directory itself.
+fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.into() } else { [directory, b"/", name].concat() }
 }
 
 /// A file or link that is not as it was, or may not be.
@@ -183,6 +209,7 @@ mod tests {
         origin: Origin,
         before: Tree,
         after: Tree,
+        times: PhaseTimes,
     }
 
     impl Setting {
@@ -193,6 +220,7 @@ mod tests {
                 ignored: Ignored::of(&handle),
                 before: &self.before,
                 after: &self.after,
+                times: &self.times,
                 made: RefCell::default(),
             };
             let path = path.as_bytes();
@@ -207,7 +235,7 @@ mod tests {
         let origin = Origin::example(b"source", Some((BUILD, 0)));
         let top = [("source/", IN_BUILD), ("source/old.c", BEFORE_BUILD), ("source/Makefile.in", BEFORE_BUILD)];
         let with_top = |paths: &[(&str, i64)]| Tree::example(&[&top[..], paths].concat());
-        Setting { kept, origin, before: with_top(before), after: with_top(after) }
+        Setting { kept, origin, before: with_top(before), after: with_top(after), times: PhaseTimes::default() }
     }
 
     #[test]
@@ -296,6 +324,39 @@ mod tests {
         ] {
             assert_eq!(setting.judge(path), verdict, "{path}");
         }
+    }
+
+    #[test]
+    fn a_name_that_people_give_too_is_no_reason_to_lose_a_file() {
+        let setting = setting(
+            &[("source/saved.c", IN_BUILD)],
+            &[
+                ("source/notes.log", IN_SESSION),
+                ("source/old.log", IN_BUILD),
+                ("source/saved.c~", IN_SESSION),
+                ("source/x~", IN_SESSION),
+                ("notes.log", IN_SESSION),
+            ],
+        );
+        assert_eq!(setting.judge("source/notes.log"), Verdict::ProbableProduct);
+        assert_eq!(setting.judge("source/old.log"), Verdict::Product);
+        assert_eq!(setting.judge("source/saved.c~"), Verdict::Product);
+        assert_eq!(setting.judge("source/x~"), Verdict::ProbableProduct);
+        assert_eq!(setting.judge("notes.log"), Verdict::ProbableProduct);
+    }
+
+    #[test]
+    fn what_a_phase_has_written_in_the_session_is_no_text_of_a_persons() {
+        let late = IN_SESSION + 100;
+        let paths =
+            [("source/a.c", late), ("source/b.log", late), ("tree/x", late), ("c", late), ("source/d.c", IN_SESSION)];
+        let mut setting = setting(&[], &paths);
+        setting.times = PhaseTimes::parse(format!("begin 7 {late}.000000\nend 7 {late}.500000\n").as_bytes());
+        assert_eq!(setting.judge("source/a.c"), Verdict::ProbableProduct);
+        assert_eq!(setting.judge("source/b.log"), Verdict::Product);
+        assert_eq!(setting.judge("tree/x"), Verdict::Product);
+        assert_eq!(setting.judge("c"), Verdict::ProbableProduct);
+        assert_eq!(setting.judge("source/d.c"), Verdict::Source);
     }
 
     #[test]

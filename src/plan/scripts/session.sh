@@ -132,10 +132,12 @@ phases() {
     done
 }
 
-# nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes.
+# nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes: by the clock of files, which ticks
+# 100 times a second and more, that is younger than the end.
 nbsMark() {
     nbsMarked=${1#end}
     printf '%s %s %s\n' "$1" "$$" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" >> "$nbsDirectory/state/phase-times"
+    until [[ -n $nbsMarked || $nbsDirectory/state/tick -nt $nbsDirectory/state/phase-times ]]; do : >| "$nbsDirectory/state/tick" || break; done
 }
 
 # nbsAfresh COMMAND...: runs it as if it stood alone, and leaves its status in `nbsResult`. Where the status of all this is tested, as
