@@ -76,6 +76,7 @@ class Sources:
         self.session = session
         self.builds = builds
         self.directory = session.make_directory("patch-sources")
+        self.derivations = {}
 
     def expression(self, name, attributes):
         path = self.directory / f"{name}.nix"
@@ -94,7 +95,9 @@ class Sources:
 
     def kept(self, name, attributes):
         result = self.build(self.expression(name, attributes), "--keep-failed")
-        return Path(re.search("keeping build directory '(.*)'", result.stderr)[1])
+        kept = Path(re.search("keeping build directory '(.*)'", result.stderr)[1])
+        self.derivations[kept] = re.search(r"builder for '(.*?\.drv)' failed", result.stderr)[1]
+        return kept
 
 
 @pytest.fixture(scope="module")
@@ -750,11 +753,51 @@ def test_a_file_that_cannot_be_made_is_refused_before_the_session(caller, state,
     assert not (kept / "new").exists()
 
 
-def test_a_derivation_has_nothing_to_compare_with(root):
-    derivation = root.builds.derivation(root.kept())
-    root.refused("true", build_dir=derivation, options=["--save-patch", str(root.tmpdir.parent / "x")], mentions=["--save-patch"])
-    result = root.enter(build_dir=derivation, input="echo > /build/x", env={"HOME": str(root.tmpdir.parent)})
-    assert (result.returncode, result.stderr) == (0, "")
+FRESH = {
+    "archive": ("main.c", "unpackPhase; cd packed-1.0"),
+    "directory": ("plain.c", "unpackPhase; cd odd"),
+    "patched": ("main.c", "unpackPhase; cd packed-1.0; patchPhase"),
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--save-patch",)], ids=["session", "save-patch"])
+@pytest.mark.parametrize("what", FRESH)
+def test_what_is_unpacked_in_the_session_of_a_derivation_is_compared_with_the_source(caller, state, sources, odd, packed, what, options):
+    source, kept = odd if what == "directory" else packed
+    file, begin = FRESH[what]
+    options = [*options, str(state / "mine.patch")] if options else []
+    script = f"cd /build; {begin}; sed -i 2d {file}; sed -i 1s/^/x/ {file}; echo mine > new.c; echo note > /build/notes; echo lost > /tmp/lost; exit 0"
+    result = caller.enter(build_dir=sources.derivations[kept], options=options, input=script, env=state_of(caller))
+    assert result.returncode == 0, result
+    of_source, of_rest = sorted([*patches(caller), *state.glob("*.patch")], key=lambda path: path.name.endswith(".rest.patch"))
+    changed = {file, "new.c"} | ({"patched.c"} if what == "patched" else set())
+    assert set(names_in(of_source)) == changed and names_in(of_rest) == ["notes"], result.stderr
+    for tool in APPLY:
+        after = applied(caller, source, of_source, tool)
+        assert {name.decode() for name in after if after[name] != tree(source).get(name)} == changed
+    assert "went with the sandbox: /tmp/lost" in result.stderr
+
+
+def test_what_patch_phase_changes_in_the_session_of_a_derivation_is_not_for_the_source(caller, state, sources, packed):
+    """The package does it anyhow; and somebody may have changed the same file before."""
+    source, kept = packed
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=sources.derivations[kept])) as terminal:
+        terminal.wait_for(r"a patch has what you change in the sources that you unpack; --keep-session NAME keeps all\r\n")
+        terminal.wait_for(r"\$ ")
+        terminal.type("runPhase unpackPhase; cd packed-1.0; runPhase patchPhase; sed -i '1s/^/x/' main.c; exit\n")
+        terminal.wait_for("your changes to 1 file of packed-1.0 are in")
+        terminal.end()
+    of_source, of_rest = both_patches(caller)
+    assert names_in(of_source) == ["main.c"] and names_in(of_rest) == ["packed-1.0/patched.c"]
+    applied(caller, source, of_source, "git")
+
+
+def test_what_is_written_where_a_derivation_has_no_sources_is_saved(caller, state, sources):
+    derivation = sources.derivations[sources.kept(f"sourceless-{caller.name}", 'dontUnpack = "1"; buildPhase = "exit 1";')]
+    script = "cd /build; echo mine > notes; mkdir new; echo mine > new/file; echo mine > .attr-of-builder"
+    result = caller.enter(build_dir=derivation, input=script, env=state_of(caller))
+    assert names_in(only_patch(caller)) == ["new/file", "notes"] and only_patch(caller).name.endswith(".rest.patch"), result
+    assert caller.enter(build_dir=derivation, input="true", env=state_of(caller)).stderr == ""
 
 
 # --- What is in no patch ---------------------------------------------------------------------------------------------

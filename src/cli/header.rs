@@ -44,7 +44,9 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
     let changes = match (kept_as, &build.kept) {
         (Some(name), _) => format!(", and what you change is kept as the session {name}"),
         (None, Some(_)) => format!(", and what you change is changed in a copy{}", resume.unwrap_or_default()),
-        (None, None) => String::new(),
+        (None, None) => {
+            ", and a patch has what you change in the sources that you unpack; --keep-session NAME keeps all".into()
+        }
     };
     lines.push(format!("«exit» leaves the sandbox{changes}"));
     lines.iter().map(|line| printable(line) + "\n").collect()

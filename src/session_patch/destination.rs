@@ -41,13 +41,13 @@ impl Destination {
     ///
     /// # Errors
     /// A file that cannot be made, or would be in the kept directory.
-    pub fn new(path: Option<&Path>, kept: &KeptBuild, caller: &Caller) -> Result<Self> {
+    pub fn new(path: Option<&Path>, kept: Option<&KeptBuild>, caller: &Caller) -> Result<Self> {
         let Some(path) = path else {
             return Ok(Self::StateDirectory);
         };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let is_inside = |kept: PathBuf| directory.canonicalize().is_ok_and(|directory| directory.starts_with(kept));
-        if kept.directory.canonicalize().is_ok_and(is_inside) {
+        if kept.is_some_and(|kept| kept.directory.canonicalize().is_ok_and(is_inside)) {
             bail!("{} would be in the kept build directory, which stays untouched", path.display());
         }
         let name = path.file_name().with_context(|| format!("{} is no name of a file", path.display()))?;
@@ -63,14 +63,13 @@ impl Destination {
     pub fn write(
         self,
         build: &FailedBuild,
-        kept: &KeptBuild,
         caller: &Caller,
         [source, elsewhere]: [&[u8]; 2],
     ) -> Result<[Option<PathBuf>; 2]> {
         if source.is_empty() && elsewhere.is_empty() {
             return Ok([None, None]);
         }
-        let name = format!("{}-{}", name_of(build, kept), jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S"));
+        let name = format!("{}-{}", name_of(build), jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S"));
         caller.with_own_rights(|| match self {
             Self::File(file) => {
                 let (directory, end) = (file.path.with_file_name(""), file.path.extension().unwrap_or_default());
@@ -196,10 +195,11 @@ fn is_roots(path: &Path) -> bool {
 }
 
 /// The name of the derivation, or what may be taken for it.
-fn name_of(build: &FailedBuild, kept: &KeptBuild) -> String {
+fn name_of(build: &FailedBuild) -> String {
+    let kept = build.kept.as_ref();
     let of_derivation = build.derivation.as_ref().map(|derivation| derivation.name().to_vec());
-    let of_directory = || kept.derivation_name().map(String::into_bytes);
-    let of_build = || kept.variable("name").map(<[u8]>::to_vec);
+    let of_directory = || kept.and_then(KeptBuild::derivation_name).map(String::into_bytes);
+    let of_build = || kept.and_then(|kept| kept.variable("name")).map(<[u8]>::to_vec);
     file_name(&of_derivation.or_else(of_directory).or_else(of_build).unwrap_or_default())
 }
 

@@ -40,7 +40,7 @@ use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
 pub use self::outside::Outside;
 use self::phase_times::PhaseTimes;
-use self::products::{is_dependency_list, is_machine_code, is_product, is_tool_directory};
+use self::products::{is_dependency_list, is_machine_code, is_of_the_builder, is_product, is_tool_directory};
 use self::rebase::rebased;
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
@@ -57,7 +57,8 @@ use crate::scratch::Scratch;
 #[derive(Debug)]
 pub struct SessionPatch<'a> {
     build: &'a FailedBuild,
-    kept: &'a KeptBuild,
+    /// What the session began with; nothing where only a derivation was given.
+    kept: Option<&'a KeptBuild>,
     caller: &'a Caller,
     /// The copy that the session works on.
     copy: OwnedFd,
@@ -68,7 +69,7 @@ pub struct SessionPatch<'a> {
 
 impl<'a> SessionPatch<'a> {
     /// Notes what the copy of the build directory looks like before the session. The patch will be the new file `file`, or one in the
-    /// user's directory for such. Where only a derivation was given there is nothing to compare with, and so no patch.
+    /// user's directory for such. Where only a derivation was given, what is unpacked in the session is compared with the sources.
     ///
     /// # Errors
     /// A `file` that cannot be made, or where there is nothing for it to hold; a copy that cannot be read.
@@ -78,12 +79,7 @@ impl<'a> SessionPatch<'a> {
         scratch: &Scratch,
         file: Option<&Path>,
     ) -> Result<Option<Self>> {
-        let Some(kept) = &build.kept else {
-            if file.is_some() {
-                bail!("a derivation has no build directory to compare with, so --save-patch has nothing to save");
-            }
-            return Ok(None);
-        };
+        let kept = build.kept.as_ref();
         if scratch.is_in_place() {
             if file.is_some() {
                 bail!(
@@ -120,23 +116,19 @@ impl<'a> SessionPatch<'a> {
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }
-        let mut origin = Origin::of(self.build, self.kept, &self.before, &after);
+        let mut origin = Origin::of(self.build, &self.before, &after);
         let mut summary = Summary::default();
         if self.is_any_doubtful(&origin, &touched)? {
             match Unpacked::new(self.build, self.caller, means) {
-                Ok(unpacked) => origin.decide_by(unpacked),
+                Ok(unpacked) => origin.decide_by(unpacked, self.build),
                 Err(error) => summary.not_unpacked = Some(format!("{error:#}")),
             }
         }
         let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
         let (source, elsewhere) = self.changes(&origin, &after, &touched, &times, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
-        let written = self.destination.write(
-            self.build,
-            self.kept,
-            self.caller,
-            [patches[0].as_slice(), patches[1].as_slice()],
-        )?;
+        let written =
+            self.destination.write(self.build, self.caller, [patches[0].as_slice(), patches[1].as_slice()])?;
         let [of_source, of_elsewhere] = written;
         summary.add_patches(&origin.root, (of_source, &source), (of_elsewhere, &elsewhere));
         Ok(summary.lines())
@@ -144,13 +136,17 @@ impl<'a> SessionPatch<'a> {
 
     /// What the build directory looks like now, and what of it was touched.
     fn look_after(&self) -> Result<(Tree, Vec<Touched>)> {
-        if !self.is_overlay {
+        let Some(kept) = self.kept.filter(|_| self.is_overlay) else {
             let after = Tree::of(&self.copy, Access::AsOwner)?;
-            let touched = touched(&self.before, &after);
+            let mut touched = touched(&self.before, &after);
+            if self.kept.is_none() {
+                // Of what we had put there for the builder nobody has another copy.
+                touched.iter_mut().for_each(|touched| touched.old = None);
+            }
             return Ok((after, touched));
-        }
-        let mut after = Tree::in_layers(Layers::merged(&self.copy, &self.kept.handle)?, None);
-        let touched = Layers::merged(&self.copy, &self.kept.handle)?.touched(&mut after);
+        };
+        let mut after = Tree::in_layers(Layers::merged(&self.copy, &kept.handle)?, None);
+        let touched = Layers::merged(&self.copy, &kept.handle)?.touched(&mut after);
         Ok((after, touched))
     }
 
@@ -163,6 +159,14 @@ impl<'a> SessionPatch<'a> {
                 && !directories_of(path).any(|directory| is_tool_directory(name_of(directory)))
                 && origin.is_guessed(path, old)
         };
+        // All that there is came into being in the session, and some of it may have been unpacked.
+        let is_unpacked = |touched: &Touched| {
+            let top = touched.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+            touched.path.contains(&b'/') && !is_of_the_builder(top)
+        };
+        if origin.is_unknown() && touched.iter().any(is_unpacked) {
+            return Ok(Unpacked::is_possible(self.build));
+        }
         for Touched { path, old, new } in touched {
             let (Some(old), new) = (old, new.as_ref()) else { continue };
             if may_be_of_source(path, old)
@@ -185,7 +189,7 @@ impl<'a> SessionPatch<'a> {
         summary: &mut Summary,
     ) -> Result<(Vec<FileChange>, Vec<FileChange>)> {
         summary.too_deep = after.too_deep.iter().filter(|path| !self.before.too_deep.contains(path)).cloned().collect();
-        let ignored = Ignored::of(&self.kept.handle);
+        let ignored = Ignored::of(self.base());
         let rule = Rule { origin, ignored, before: &self.before, after, times, made: RefCell::default() };
         let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
@@ -336,9 +340,14 @@ impl<'a> SessionPatch<'a> {
         is_any(self.before.iter(), was_at)
     }
 
+    /// The directory that the session began with.
+    fn base(&self) -> &OwnedFd {
+        self.kept.map_or(&self.copy, |kept| &kept.handle)
+    }
+
     /// The file `path` as the session found it: the kept directory still has it.
     fn original(&self, path: &[u8], before: &Entry) -> Result<Content> {
-        let content = Content::read(&self.kept.handle, path, Access::Quietly)?;
+        let content = Content::read(self.base(), path, Access::Quietly)?;
         // Not every file system keeps the fraction of a second.
         if (content.entry.size, content.entry.modified.0) != (before.size, before.modified.0) {
             bail!("{} was changed in the kept build directory meanwhile", path.escape_ascii());
@@ -353,10 +362,10 @@ fn product_or(verdict: Verdict, version: &Version) -> Verdict {
 }
 
 /// What there is before a session.
-fn look(copy: &OwnedFd, kept: &KeptBuild, is_overlay: bool) -> Result<Tree> {
-    if !is_overlay {
+fn look(copy: &OwnedFd, kept: Option<&KeptBuild>, is_overlay: bool) -> Result<Tree> {
+    let Some(kept) = kept.filter(|_| is_overlay) else {
         return Tree::of(copy, Access::Quietly);
-    }
+    };
     Ok(Tree::in_layers(Layers::kept(&kept.handle)?, Some(last_change_of(copy)?)))
 }
 

@@ -19,6 +19,8 @@ use crate::quiet_open::open_quietly;
 pub(super) struct Origin {
     /// The directory that patches are applied in, below the build directory; empty where that is it.
     pub root: Vec<u8>,
+    /// Whether there is one, as far as anybody knows.
+    is_root_known: bool,
     /// The sources that are directories in the store, and the directory that each was copied to.
     directories: Vec<(Vec<u8>, PathBuf)>,
     /// The build directory as it is when all sources were unpacked once more, and nothing else was done.
@@ -41,19 +43,31 @@ pub(super) enum FromSource {
 impl Origin {
     /// Finds out where the source of `build` is, from the build directory as it was before the session; where that had nothing of it
     /// that we may read, it may have been unpacked in the session.
-    pub fn of(build: &FailedBuild, kept: &KeptBuild, before: &Tree, after: &Tree) -> Self {
-        let directories = directories_of(build, kept);
-        let root = root_of(build, kept, before).unwrap_or_else(|| {
+    pub fn of(build: &FailedBuild, before: &Tree, after: &Tree) -> Self {
+        let directories = directories_of(build);
+        let root = root_of(build, before).or_else(|| {
             let was_unpacked = |(name, _): &&(Vec<u8>, PathBuf)| is_directory(after, name);
-            directories.iter().find(was_unpacked).map(|(name, _)| name.clone()).unwrap_or_default()
+            directories.iter().find(was_unpacked).map(|(name, _)| name.clone())
         });
-        let (began, is_begin_known) = began(kept);
-        Self { root, directories, unpacked: None, began, is_begin_known }
+        let (began, is_begin_known) = build.kept.as_ref().map_or((None, false), began);
+        let is_root_known = root.is_some();
+        Self { root: root.unwrap_or_default(), is_root_known, directories, unpacked: None, began, is_begin_known }
     }
 
-    /// Has what was `unpacked` once more decide what came with the source, where no directory in the store does.
-    pub fn decide_by(&mut self, unpacked: Unpacked) {
+    /// Has what was `unpacked` once more of the sources of `build` decide what came with them, where no directory in the store does.
+    pub fn decide_by(&mut self, unpacked: Unpacked, build: &FailedBuild) {
+        if !self.is_root_known
+            && let Some(root) = root_of(build, unpacked.tree())
+        {
+            self.root = root;
+            self.is_root_known = true;
+        }
         self.unpacked = Some(unpacked);
+    }
+
+    /// Whether the sources may have been unpacked in the session alone, and it is not known what they are.
+    pub fn is_unknown(&self) -> bool {
+        !self.is_root_known && self.directories.is_empty()
     }
 
     /// The directory at the top of the build directory that the source was unpacked to.
@@ -63,7 +77,7 @@ impl Origin {
 
     /// Whether a path is in the directory that patches are applied in.
     pub fn contains(&self, path: &[u8]) -> bool {
-        is_below(path, &self.root)
+        self.is_root_known && is_below(path, &self.root)
     }
 
     /// Whether the file `path`, which was there before the session, came with the source.
@@ -143,10 +157,11 @@ fn is_directory(tree: &Tree, path: &[u8]) -> bool {
 
 /// `sourceRoot`, where the derivation says it; else the directory at the top in which the last phase began; else the only one. Where
 /// there are several it is the build directory; where there is none, nobody knows.
-fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Option<Vec<u8>> {
+fn root_of(build: &FailedBuild, before: &Tree) -> Option<Vec<u8>> {
+    let kept = build.kept.as_ref();
     let below_top = |path: &[u8]| {
         let path = Path::new(OsStr::from_bytes(path));
-        let tops = [kept.build_top(), Some(build.build_directory.clone())];
+        let tops = [kept.and_then(KeptBuild::build_top), Some(build.build_directory.clone())];
         let below = tops
             .into_iter()
             .flatten()
@@ -154,12 +169,13 @@ fn root_of(build: &FailedBuild, kept: &KeptBuild, before: &Tree) -> Option<Vec<u
             .or(path.is_relative().then_some(path));
         below.and_then(plain)
     };
-    if let Some(root) = attribute(build, kept, "sourceRoot").and_then(|root| below_top(&root))
+    if let Some(root) = attribute(build, "sourceRoot").and_then(|root| below_top(&root))
         && is_directory(before, &root)
     {
         return Some(root);
     }
-    let directory = kept.variable("PWD").filter(|path| path.starts_with(b"/")).and_then(below_top).unwrap_or_default();
+    let directory = kept.and_then(|kept| kept.variable("PWD"));
+    let directory = directory.filter(|path| path.starts_with(b"/")).and_then(below_top).unwrap_or_default();
     let top = directory.split(|byte| *byte == b'/').next().unwrap_or_default();
     if !top.is_empty() && is_directory(before, top) {
         return Some(top.to_vec());
@@ -185,8 +201,8 @@ fn plain(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// An attribute of the derivation, as the build had it or as it was written down.
-fn attribute(build: &FailedBuild, kept: &KeptBuild, name: &str) -> Option<Vec<u8>> {
-    let of_build = || kept.variable(name).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
+fn attribute(build: &FailedBuild, name: &str) -> Option<Vec<u8>> {
+    let of_build = || build.kept.as_ref()?.variable(name).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
     let derivation = build.derivation.as_ref();
     let structured = || derivation?.structured_attributes()?.get(name)?.as_str().map(Into::into);
     let written = || derivation?.variable(name).map(<[u8]>::to_vec);
@@ -194,8 +210,8 @@ fn attribute(build: &FailedBuild, kept: &KeptBuild, name: &str) -> Option<Vec<u8
 }
 
 /// The sources that stdenv copies: those that are directories. It names each copy after the store path, without the hash.
-fn directories_of(build: &FailedBuild, kept: &KeptBuild) -> Vec<(Vec<u8>, PathBuf)> {
-    let lists = ["src", "srcs"].map(|name| attribute(build, kept, name).unwrap_or_default());
+fn directories_of(build: &FailedBuild) -> Vec<(Vec<u8>, PathBuf)> {
+    let lists = ["src", "srcs"].map(|name| attribute(build, name).unwrap_or_default());
     let of_list = |list: &Vec<u8>| -> Vec<_> {
         let sources = list.split(u8::is_ascii_whitespace).map(|path| Path::new(OsStr::from_bytes(path)));
         sources.filter_map(|path| source_directory(path, &build.store)).collect()
@@ -250,7 +266,14 @@ mod tests {
     impl Origin {
         /// A source that was unpacked from an archive.
         pub fn example(root: &[u8], began: Option<Moment>) -> Self {
-            Self { root: root.into(), directories: Vec::new(), unpacked: None, began, is_begin_known: true }
+            Self {
+                root: root.into(),
+                is_root_known: true,
+                directories: Vec::new(),
+                unpacked: None,
+                began,
+                is_begin_known: true,
+            }
         }
 
         /// One that was copied from a directory.
@@ -260,7 +283,14 @@ mod tests {
     }
 
     fn origin(directories: Vec<(Vec<u8>, PathBuf)>) -> Origin {
-        Origin { root: b"source".into(), directories, unpacked: None, began: Some((LATE, 0)), is_begin_known: true }
+        Origin {
+            root: b"source".into(),
+            is_root_known: true,
+            directories,
+            unpacked: None,
+            began: Some((LATE, 0)),
+            is_begin_known: true,
+        }
     }
 
     #[test]
@@ -317,7 +347,7 @@ mod tests {
             ("source/kept/made.c", LATE + 1),
         ]);
         let mut origin = origin(Vec::new());
-        origin.decide_by(Unpacked::example(unpacked.path()));
+        origin.unpacked = Some(Unpacked::example(unpacked.path()));
         let has = |path: &[u8]| origin.has(path, &tree.get(path).unwrap());
         assert_eq!((has(b"source/main.c"), has(b"source/made.c")), (FromSource::Yes, FromSource::No));
         assert!(!origin.is_guessed(b"source/made.c", &tree.get(b"source/made.c").unwrap()));

@@ -80,7 +80,8 @@ impl Rule<'_> {
 
     fn judge_new(&self, path: &[u8], after: &Entry) -> Verdict {
         if self.origin.has_original(path) {
-            return self.place(path);
+            let is_patched = self.times.contains(after.modified);
+            return if is_patched { Verdict::ProbableProduct } else { self.place(path) };
         }
         let name = name_of(path);
         if is_product(name) && !may_be_written(name) || directories_of(path).any(|directory| self.is_marked(directory))

@@ -85,6 +85,11 @@ impl Unpacked {
         Ok(Self { tree: Tree::in_layers(Layers::kept(&top)?, None), top, _scratch: Some(scratch) })
     }
 
+    /// All of it.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// What there is at `path`.
     pub fn get(&self, path: &[u8]) -> Option<Entry> {
         self.tree.get(path)
