@@ -12,7 +12,7 @@ use super::build_dir::Filled;
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::tell_usage;
-use super::patch_options::{PatchOptions, save_and_remove};
+use super::patch_options::{PatchOptions, means, save_and_remove};
 use super::sandbox_options::{SANDBOX, SandboxOptions};
 use super::say::{print, printable, say, say_error};
 use super::which_build::{Target, Wanted};
@@ -25,7 +25,7 @@ use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
 use crate::scratch::{Made, Scratch};
 use crate::session::{self, Signals, Terminal};
-use crate::session_patch::{Means, Outside};
+use crate::session_patch::Outside;
 
 /// Which build to enter, and what to run there.
 #[derive(Clone, Debug, Args)]
@@ -201,7 +201,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     match held {
         Some(held) => held.end(scratch).map_or_else(|error| say_error(&error), say),
         // While the kernel takes the empty sandbox down.
-        None => save_and_remove(patch, scratch, &Means { settings: &settings, signals: &signals }),
+        None => save_and_remove(patch, scratch, &means(&settings, &signals, &limits.limits())),
     }
     lost.iter().for_each(say);
     status

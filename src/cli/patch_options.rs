@@ -8,7 +8,10 @@ use clap::Args;
 use super::say::{say, say_error};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::limits::Limits;
+use crate::nix::Settings;
 use crate::scratch::Scratch;
+use crate::session::Signals;
 use crate::session_patch::{Means, SessionPatch};
 
 /// Whether there is a patch of what was changed in the sandbox, and where.
@@ -40,6 +43,11 @@ impl PatchOptions {
             file => SessionPatch::begin(build, caller, scratch, file.as_deref()),
         }
     }
+}
+
+/// What a patch may need at the end of a session.
+pub fn means<'a>(settings: &'a Settings, signals: &'a Signals, limits: &'a Limits) -> Means<'a> {
+    Means { settings, signals, limits, say: &|text| say(text) }
 }
 
 /// Saves the patch and removes the scratch directory. Where nothing can be saved, the directory is kept: it has all that was typed.

@@ -9,7 +9,7 @@ use clap::Args;
 use super::build_dir::Filled;
 use super::interactive::{Failure, Interactive, is_at_terminal};
 use super::limit_options::tell_usage;
-use super::patch_options::{PatchOptions, save_and_remove};
+use super::patch_options::{PatchOptions, means, save_and_remove};
 use super::sandbox_options::SandboxOptions;
 use super::say::{say, say_error};
 use super::which_build::Wanted;
@@ -26,7 +26,7 @@ use crate::plan::{self, Plan};
 use crate::sandbox;
 use crate::scratch::{PHASE_NOTE, Scratch};
 use crate::session::{self, Signals, Terminal};
-use crate::session_patch::{Means, Outside};
+use crate::session_patch::Outside;
 use crate::shell_script::{self, Phases};
 use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 
@@ -179,7 +179,7 @@ pub fn run(options: &Options) -> Result<u8> {
         // Without a shell nobody has typed anything, and what the phases made is no patch unless it is asked for.
         None => {
             let patch = patch.filter(|_| was_a_shell_open || options.patch.save_patch.is_some());
-            save_and_remove(patch, scratch, &Means { settings: &settings, signals: &signals });
+            save_and_remove(patch, scratch, &means(&settings, &signals, &options.sandbox.limits.limits()));
         }
     }
     status

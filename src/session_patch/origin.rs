@@ -11,7 +11,6 @@ use super::tree::{Access, Entry, Kind, Moment, Tree};
 use super::unpacked::Unpacked;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
-use crate::nix::store::Store;
 use crate::quiet_open::open_quietly;
 
 /// The source as the build unpacked it.
@@ -211,22 +210,17 @@ fn attribute(build: &FailedBuild, name: &str) -> Option<Vec<u8>> {
 
 /// The sources that stdenv copies: those that are directories. It names each copy after the store path, without the hash.
 fn directories_of(build: &FailedBuild) -> Vec<(Vec<u8>, PathBuf)> {
-    let lists = ["src", "srcs"].map(|name| attribute(build, name).unwrap_or_default());
-    let of_list = |list: &Vec<u8>| -> Vec<_> {
-        let sources = list.split(u8::is_ascii_whitespace).map(|path| Path::new(OsStr::from_bytes(path)));
-        sources.filter_map(|path| source_directory(path, &build.store)).collect()
-    };
-    lists.iter().flat_map(of_list).collect()
+    let is_directory = |path: &PathBuf| path.symlink_metadata().is_ok_and(|status| status.is_dir());
+    let named = |path: PathBuf| Some((path.file_name()?.as_bytes().get(33..)?.to_vec(), path));
+    sources_of(build).into_iter().filter(is_directory).filter_map(named).collect()
 }
 
-fn source_directory(path: &Path, store: &Store) -> Option<(Vec<u8>, PathBuf)> {
-    if !store.is_store_path(path) {
-        return None;
-    }
-    let name = path.file_name()?.as_bytes().get(33..)?.to_vec();
-    let physical = store.physical(path);
-    let is_directory = physical.symlink_metadata().is_ok_and(|status| status.is_dir());
-    is_directory.then_some((name, physical))
+/// The sources that are in the store, where they are on the host.
+pub(super) fn sources_of(build: &FailedBuild) -> Vec<PathBuf> {
+    let lists = ["src", "srcs"].map(|name| attribute(build, name).unwrap_or_default());
+    let paths = lists.iter().flat_map(|list| list.split(u8::is_ascii_whitespace));
+    let paths = paths.map(|path| Path::new(OsStr::from_bytes(path))).filter(|path| build.store.is_store_path(path));
+    paths.map(|path| build.store.physical(path)).collect()
 }
 
 /// When the build began: Nix made its directory then. A copy of that is younger than stdenv's dump of the environment, of which it

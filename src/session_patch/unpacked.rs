@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use super::content::Content;
 use super::layers::Layers;
+use super::origin::sources_of;
 use super::tree::{Access, Entry, Tree};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Wishes};
+use crate::limits::Limits;
 use crate::nix::Settings;
 use crate::phases::Work;
 use crate::plan::Plan;
@@ -33,13 +35,20 @@ pub(super) struct Unpacked {
     _scratch: Option<Scratch>,
 }
 
+/// From this size of the archives on, in bytes, the user is told what is waited for.
+const LARGE: u64 = 16 << 20;
+
 /// What it takes to make another sandbox at the end of a session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Means<'a> {
     /// Nix's settings.
     pub settings: &'a Settings,
     /// What the user may send who does not want to wait.
     pub signals: &'a Signals,
+    /// What limited the session.
+    pub limits: &'a Limits,
+    /// Tells the user what takes time.
+    pub say: &'a dyn Fn(&str),
 }
 
 impl Unpacked {
@@ -54,8 +63,11 @@ impl Unpacked {
     /// # Errors
     /// Where there is no derivation, no sandbox or no room, where unpacking fails or takes too long, and where the user has ended it.
     pub fn new(build: &FailedBuild, caller: &Caller, means: &Means<'_>) -> Result<Self> {
-        let Means { settings, signals } = means;
+        let Means { settings, signals, limits, say } = means;
         let derivation = build.derivation.as_ref().context("its derivation is not known")?;
+        if sources_of(build).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>() > LARGE {
+            say("unpacking the sources once more, to tell what came with them; Ctrl-C leaves it at a guess");
+        }
         let wishes = Wishes {
             known_store: Some(build.store.clone()),
             network: Some(build.has_network),
@@ -72,7 +84,7 @@ impl Unpacked {
             source_root: None,
         };
         let command = shell_script::unheard(&build.shell, shell_script::resume(&build.shell, &phases, None));
-        let plan = Plan::new(&build, settings, caller, scratch.directories(), &command)?;
+        let plan = Plan::new(&build, settings, caller, scratch.directories(), &command)?.limited(limits, caller)?;
         let mut sandbox = sandbox::start(&plan)?;
         let ending = session::wait(&mut sandbox, signals, None, Some(PATIENCE))?;
         drop(sandbox);
