@@ -137,6 +137,24 @@ def test_a_phase_that_exits_does_not_end_the_session(caller):
         leave(terminal, 4)
 
 
+def test_phases_knows_what_was_run_in_the_shell(caller):
+    with session(caller, package="structured") as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, "runPhase buildPhase > /dev/null 2>&1")
+        assert phases(terminal)["buildPhase"] == "failed; run in this shell, it fails with status 1"
+        # It does not lead `resume` on: what the phase did to this shell, the next one would miss.
+        answer(terminal, "buildPhase() { :; }; installPhase() { :; }; runPhase buildPhase; runPhase installPhase")
+        states = phases(terminal)
+        assert states["patchPhase"] == "done"
+        assert states["buildPhase"] == "failed; run in this shell, it succeeds"
+        assert states["installPhase"] == "not reached; run in this shell, it succeeds"
+        refused = answer(terminal, "phases --help 2>&1; echo $?")
+        answer(terminal, "resume > /dev/null 2>&1")
+        assert phases(terminal)["buildPhase"] == "done"
+        assert "phases takes nothing, and lists all" in refused and refused.endswith("\n125\n")
+        leave(terminal)
+
+
 def test_where_setup_fails_there_is_a_session_without_its_functions(caller):
     with session(caller, package="fails-in-setup") as terminal:
         terminal.wait_for("stdenv's setup ended with status 1, so its functions are not there")

@@ -89,6 +89,7 @@ resume() {
         nbsLast=$nbsEach
         nbsBegan[$nbsEach]=$nbsPlace
         nbsHad[$nbsEach]=$nbsThere
+        unset -v 'nbsRan[$nbsEach]'
     done < "$nbsDirectory/state/phases.$$"
     nbsStampOutputs
     if ((nbsResult != 0)); then
@@ -173,7 +174,7 @@ nbsOutputsThere() {
 # is younger than that.
 nbsStampOutputs() {
     : >| "$nbsDirectory/state/outputs"
-    until [[ $nbsDirectory/state/tick -nt $nbsDirectory/state/outputs ]]; do : >| "$nbsDirectory/state/tick"; done
+    until [[ $nbsDirectory/state/tick -nt $nbsDirectory/state/outputs ]]; do : >| "$nbsDirectory/state/tick" || return; done
 }
 
 # nbsPutAway PHASE: has no outputs there but those that there were when PHASE began. What phases alone have made since, they make again;

@@ -110,8 +110,15 @@ nbsHasPhases() {
     fi
 }
 
+# How phases ended that `runPhase` has run in this shell.
+declare -A nbsRan=()
+
 # phases: what was done, what failed, and what was not reached.
 phases() {
+    if (($# > 0)); then
+        nbsSay "phases takes nothing, and lists all; «runPhase PHASE» and «resume PHASE» run one"
+        return 125
+    fi
     nbsHasPhases || return
     local phase all state=done
     all=$'\n'$(nbsPhases)$'\n'
@@ -124,10 +131,10 @@ phases() {
     fi
     for phase in $all; do
         if [[ $phase == "$nbsPhase" ]]; then
-            printf '%-20s failed\n' "$phase"
+            nbsListPhase "$phase" failed
             state='not reached'
         else
-            printf '%-20s %s\n' "$phase" "$state"
+            nbsListPhase "$phase" "$state"
         fi
     done
 }
@@ -138,6 +145,14 @@ nbsMark() {
     nbsMarked=${1#end}
     printf '%s %s %s\n' "$1" "$$" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" >> "$nbsDirectory/state/phase-times"
     until [[ -n $nbsMarked || $nbsDirectory/state/tick -nt $nbsDirectory/state/phase-times ]]; do : >| "$nbsDirectory/state/tick" || break; done
+}
+
+nbsListPhase() {
+    case ${nbsRan[$1]-} in
+        '') printf '%-20s %s\n' "$1" "$2" ;;
+        0) printf '%-20s %s\n' "$1" "${2:+$2; }run in this shell, it succeeds" ;;
+        *) printf '%-20s %s\n' "$1" "${2:+$2; }run in this shell, it fails with status ${nbsRan[$1]}" ;;
+    esac
 }
 
 # nbsAfresh COMMAND...: runs it as if it stood alone, and leaves its status in `nbsResult`. Where the status of all this is tested, as
@@ -166,6 +181,7 @@ nbsInBuild() {
     # There is no result where bash itself gave up, as for a phase whose name is none.
     nbsStatus=${nbsStatus:-${nbsResult:-1}}
     # ^Z has stopped it with 148.
+    if ((nbsStatus != 148)); then nbsRan[$1]=$nbsStatus; fi
     if ((nbsStatus != 0 && nbsStatus != 148)); then nbsSay "$1 failed with status $nbsStatus"; fi
     return "$nbsStatus"
 }
