@@ -45,8 +45,16 @@ impl History {
     /// # Errors
     /// Where the caller has no directory for it, or the file is not his.
     pub fn of(derivation: &Derivation, caller: &Caller) -> Result<Self> {
+        Self::named(derivation.name(), caller)
+    }
+
+    /// The same by the name of the derivations.
+    ///
+    /// # Errors
+    /// As of [`of`](Self::of).
+    pub fn named(name: &[u8], caller: &Caller) -> Result<Self> {
         let directory = StateDirectory::open(caller, DIRECTORY)?;
-        let name = OsString::from_vec(derivation.name().to_owned());
+        let name = OsString::from_vec(name.to_owned());
         let before = caller.with_own_rights(|| read(&directory.handle, &name, caller))??;
         Ok(Self { directory, name, before })
     }
@@ -57,6 +65,19 @@ impl History {
     /// No room, or what the kernel says.
     pub fn keep(&self, after: &[u8], caller: &Caller) -> Result<()> {
         caller.with_own_rights(|| self.keep_with_these_rights(after, caller))?
+    }
+
+    /// The same of a session that was killed, of which nobody knows any more what it began with: as far as it is what there is now.
+    ///
+    /// # Errors
+    /// As of [`keep`](Self::keep).
+    pub fn keep_of_killed(mut self, after: &[u8], caller: &Caller) -> Result<()> {
+        let lines = |text: &[u8]| text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let (now, after_lines) = (lines(&self.before), lines(after));
+        let is_alike = |(one, other): &(&Vec<u8>, &Vec<u8>)| one == other;
+        let common = now.iter().zip(&after_lines).take_while(is_alike).map(|(line, _)| line.len()).sum();
+        self.before.truncate(common);
+        self.keep(after, caller)
     }
 
     fn keep_with_these_rights(&self, after: &[u8], caller: &Caller) -> Result<()> {
@@ -156,6 +177,18 @@ mod tests {
         history(directory.path()).keep(b"cleared\n", &Caller::current()).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"cleared\n");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_a_session_that_was_killed_only_what_is_new_is_added() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("hello");
+        fs::write(&file, "make\nmake other\n").unwrap();
+        let of_killed = |after: &[u8]| history(directory.path()).keep_of_killed(after, &Caller::current()).unwrap();
+        of_killed(b"make\nmake one\n");
+        assert_eq!(fs::read(&file).unwrap(), b"make\nmake other\nmake one\n");
+        of_killed(b"make\nmake other\n");
+        assert_eq!(fs::read(&file).unwrap(), b"make\nmake other\nmake one\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 from support import processes
 from support.caller import Running
-from support.kinds import Sudoer
+from support.kinds import KINDS, Sudoer
+from support.leftovers import scratch_directories
 from support.nix import USER
 from support.terminal import Terminal
 
@@ -280,7 +282,8 @@ def test_a_directory_of_sessions_that_others_may_change_is_refused(keeper):
 
 
 def on_terminal(keeper, *arguments):
-    return Terminal(keeper.caller, "env", f"XDG_STATE_HOME={keeper.state}", *arguments)
+    as_root = isinstance(keeper.caller, Sudoer)
+    return Terminal(keeper.caller, "env", f"XDG_STATE_HOME={keeper.state}", *arguments, as_root=as_root)
 
 
 def shell_kept(keeper, name, *options, build_dir=None):
@@ -759,3 +762,178 @@ def test_a_session_that_is_just_being_made_is_told(keeper):
     keeper.refused("enter", "fix", mentions=["try again"])
     os.close(directory)
     assert keeper.inside("fix", "echo now") == "now\n"
+
+
+# --- A session that nobody had asked to keep, and that was killed -----------------------------------------------------
+
+
+RECOVERED = r"kept as the session (greeting-1.0-recovered-\d{8}T\d{6}(-2)?): "
+
+
+def shell_killed(keeper, script, *options, build_dir=None, env=()):
+    """Leaves what somebody has done in an ordinary session, whose program is killed."""
+    command = keeper.caller.command_line(options=options, build_dir=build_dir)
+    with on_terminal(keeper, *env, *command) as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, script)
+        terminal.wait_for(r"\$ ")
+        terminal.process.kill()
+        terminal.process.wait()
+    processes.await_end_of_sandboxes(keeper.caller.session)
+
+
+def recovered(keeper, text):
+    """The name of the session that a later run has said, once, it has kept."""
+    assert len(re.findall("was killed", text)) == 1, text
+    return re.search(RECOVERED, text)[1]
+
+
+# What belongs to a build user is no layer for anybody but root.
+ALL_MODES = [(kind, mode) for kind in KINDS for mode in ["copy", "overlay"] if (kind, mode) != ("daemon", "overlay")]
+
+
+@pytest.mark.parametrize(("opener", "mode"), ALL_MODES, indirect=["opener"])
+def test_what_was_typed_before_a_sigkill_is_kept_by_the_next_run(opener, mode):
+    keeper = Keeper(opener)
+    script = "sed -i s/Hello/Hullo/ /build/greeting/greeting.c; rm /build/greeting/Makefile; echo new > /build/greeting/new"
+    shell_killed(keeper, script, f"--build-dir-mode={mode}")
+    run = keeper.caller.enter("true", env=keeper.env)
+    name = recovered(keeper, run.stderr)
+    assert not scratch_directories(keeper.caller.tmpdir)
+    assert "killed" not in keeper.caller.enter("true", env=keeper.env).stderr
+    assert list(keeper.listed()) == [name]
+    look = "cd /build/greeting; grep -o Hullo greeting.c; ls Makefile new; ls | wc -l"
+    for _ in range(2):
+        entered = keeper.enter(name, look)
+        assert entered.stdout.startswith("Hullo\nnew\n") and "cannot access 'Makefile'" in entered.stderr, entered
+        assert int(entered.stdout.split()[-1]) > 2
+    with shell_entered(keeper, name) as terminal:
+        terminal.wait_for(PROMPT)
+        assert "sed -i s/Hello/Hullo/" in answer(terminal, "history")
+        terminal.type("exit\n")
+        terminal.end()
+    owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
+    assert owners == {keeper.caller.uid}
+
+
+def test_it_is_kept_by_whoever_looks_for_it_and_by_the_next_session_at_once(keeper):
+    shell_killed(keeper, "touch /build/first")
+    listed = keeper.call("--json")
+    name = recovered(keeper, listed.stderr)
+    assert list(json.loads(listed.stdout)) and keeper.inside(name, "ls /build/first") == "/build/first\n"
+    shell_killed(keeper, "touch /build/second")
+    with on_terminal(keeper, *keeper.caller.command_line()) as terminal:
+        # Before its header.
+        before = terminal.wait_for(r"(?s)(.*)greeting-1.0 failed in checkPhase")[1]
+        assert keeper.inside(recovered(keeper, before), "ls /build/second") == "/build/second\n"
+        terminal.wait_for(PROMPT)
+        terminal.type("exit\n")
+        terminal.end()
+    assert len(keeper.listed()) == 2
+
+
+def test_so_is_what_was_typed_after_a_phase_that_fails_anew(keeper):
+    command = keeper.caller.command_line(options=["resume", "--shell-on-failure"])
+    with on_terminal(keeper, *command) as terminal:
+        terminal.wait_for(PROMPT)
+        answer(terminal, "touch /build/edit")
+        terminal.process.kill()
+        terminal.process.wait()
+    processes.await_end_of_sandboxes(keeper.caller.session)
+    name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
+    with shell_entered(keeper, name) as terminal:
+        terminal.wait_for(PROMPT)
+        assert answer(terminal, "ls /build/edit; resume 2>&1 | tail -n 1") == "/build/edit\nnix-build-shell: checkPhase failed with status 2\n"
+        terminal.type("exit\n")
+        terminal.end()
+
+
+def test_so_is_what_was_written_to_the_standard_input_of_a_session(keeper):
+    with keeper.started(keeper.caller.command_line()) as running:
+        running.say("touch /build/edit; echo ready; sleep 1000\n")
+        assert running.line() == "ready"
+        running.kill()
+        processes.await_end_of_sandboxes(keeper.caller.session)
+    name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
+    assert keeper.inside(name, "ls /build/edit") == "/build/edit\n"
+
+
+@pytest.mark.parametrize("options", [["--no-patch"], []], ids=["without a patch", "a command"])
+def test_what_nobody_wants_to_have_is_removed(keeper, options):
+    command = [] if options else ["bash"]
+    with keeper.started(keeper.caller.command_line(*command, options=options)) as running:
+        # The name of the record in the build is not the record.
+        running.say("echo {} > /build/session.json; echo ready; sleep 1000\n")
+        assert running.line() == "ready"
+        running.kill()
+        processes.await_end_of_sandboxes(keeper.caller.session)
+    assert keeper.caller.enter("true", env=keeper.env).stderr == ""
+    assert not scratch_directories(keeper.caller.tmpdir) and keeper.listed() == {}
+
+
+def test_where_it_cannot_be_moved_to_it_stays_and_is_a_session_all_the_same(keeper):
+    """In a file system of its own, as /tmp often is."""
+    elsewhere = keeper.caller.tmpdir
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0755,uid={keeper.caller.uid}", "none", elsewhere], check=True)
+    try:
+        shell_killed(keeper, "touch /build/edit")
+        run = keeper.caller.enter("true", env=keeper.env)
+        name = recovered(keeper, run.stderr)
+        (left,) = elsewhere.iterdir()
+        assert os.readlink(keeper.sessions / name) == str(left)
+        assert keeper.listed()[name]["path"] == str(left)
+        assert keeper.inside(name, "ls /build/edit") == "/build/edit\n"
+        with keeper.running(name):
+            assert keeper.inside(name, "ls /build/edit") == "/build/edit\n"
+        # Nobody else is trusted with it.
+        left.chmod(0o770)
+        keeper.refused("enter", name, mentions=["not yours alone", left])
+        left.chmod(0o700)
+        os.chown(left, 12345, 12345)
+        keeper.refused("enter", name, mentions=[left])
+        os.chown(left, keeper.caller.uid, keeper.caller.uid)
+        assert keeper.call("remove", name).returncode == 0
+        assert not list(elsewhere.iterdir()) and not list(keeper.sessions.iterdir())
+        shell_killed(keeper, "true")
+        name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
+    finally:
+        subprocess.run(["umount", elsewhere], check=True)
+    # As after a restart of the machine.
+    assert "gone" in keeper.listed()[name]["title"]
+    keeper.refused("enter", name, mentions=["gone from there", elsewhere])
+    assert keeper.call("remove", name).returncode == 0
+    assert not list(keeper.sessions.iterdir())
+
+
+def test_where_there_is_no_place_for_sessions_it_is_told_where_it_is(user):
+    keeper = Keeper(user)
+    shell_killed(keeper, "touch /build/edit")
+    user.give_text(keeper.state / "file", "")
+    run = user.enter("true", env={"XDG_STATE_HOME": str(keeper.state / "file"), "HOME": "/nowhere"})
+    build = re.search(r"a session was killed, and what was done in it is in (\S+/build);", run.stderr)[1]
+    assert os.path.exists(f"{build}/edit")
+    assert "killed" not in user.enter("true", env=keeper.env).stderr
+
+
+def test_a_layer_over_what_is_not_there_any_more_is_told(user):
+    keeper = Keeper(user)
+    copy = user.copy_of_kept()
+    shell_killed(keeper, "touch /build/edit", "--build-dir-mode=overlay", build_dir=copy)
+    name = recovered(keeper, user.enter("true", env=keeper.env).stderr)
+    (copy / "env-vars").touch()
+    keeper.refused("enter", name, mentions=["cannot be entered any more", keeper.sessions / name / "build", "is not as it was"])
+    shutil.rmtree(copy)
+    keeper.refused("enter", name, mentions=[keeper.sessions / name / "build", f"{copy}, which it was made of, is gone"])
+
+
+def test_what_a_kept_session_was_typed_into_before_a_sigkill_is_in_the_next_history(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        answer(terminal, "true typed-before")
+        terminal.wait_for(PROMPT)
+        terminal.process.kill()
+        terminal.process.wait()
+    with shell_entered(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        assert "true typed-before" in answer(terminal, "history")
+        leave(terminal)

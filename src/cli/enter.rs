@@ -15,6 +15,7 @@ use super::limit_options::tell_usage;
 use super::patch_options::{PatchOptions, means, save_and_remove};
 use super::sandbox_options::{SANDBOX, SandboxOptions};
 use super::say::{print, printable, say, say_error};
+use super::sessions::recover;
 use super::which_build::{Target, Wanted};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
@@ -159,15 +160,24 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &filled, &plan);
     if interactive.is_some() {
+        recover(Scratch::abandoned_sessions(&scratch_parent), &caller);
         show_header(&build, log.as_ref(), options.keep_session.as_ref());
     }
+    let describe = |scratch: &Scratch| {
+        let log = log.as_ref().map(|log| &log.log);
+        Description::of(&build, FailedPhase::of(&build, log, build.store.physical_directory()), scratch)
+    };
+    // Should we be killed, what somebody has typed is not to be taken for a command's leavings.
+    let is_typed_into = interactive.is_some() || command.is_empty() && patch.is_some();
+    let note = |scratch: &Scratch| match is_typed_into && options.keep_session.is_none() && !scratch.is_in_place() {
+        true => kept_session::note(scratch, &describe(scratch), &caller),
+        false => Ok(()),
+    };
+    note(&scratch)?;
     let (mut sandbox, held) = match (&options.keep_session, groundwork) {
         (Some(name), _) => {
             let (sandbox, held) = sandbox::start_joinable(&plan, |sandbox| {
-                let failed_phase =
-                    FailedPhase::of(&build, log.as_ref().map(|log| &log.log), build.store.physical_directory());
-                let description = Description::of(&build, failed_phase);
-                Held::begin(&caller, name, description, &scratch, sandbox, &settings, session.as_ref())
+                Held::begin(&caller, name, describe(&scratch), &scratch, sandbox, &settings, session.as_ref())
             })?;
             scratch.stay();
             (sandbox, Some(held))
@@ -180,6 +190,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
                     if let Some(patch) = &mut patch {
                         patch.look_again(&scratch)?;
                     }
+                    note(&scratch)?;
                     (sandbox::start(&plan_in(scratch.directories())?)?, None)
                 }
             }

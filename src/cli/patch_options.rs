@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::say::{say, say_error};
+use super::sessions::recover;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::limits::Limits;
@@ -50,14 +51,14 @@ pub fn means<'a>(settings: &'a Settings, signals: &'a Signals, limits: &'a Limit
     Means { settings, signals, limits, say: &|text| say(text) }
 }
 
-/// Saves the patch and removes the scratch directory. Where nothing can be saved, the directory is kept: it has all that was typed.
+/// Saves the patch and removes the scratch directory, and keeps the sessions that a SIGKILL has left beside it. Where nothing can be saved, the directory is kept: it has all that was typed.
 pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch, means: &Means<'_>) {
     let saved = patch.map_or(Ok(Vec::new()), |patch| patch.save(&scratch, means));
     match saved {
         Ok(lines) => {
             lines.iter().for_each(say);
             // What resists, a later run removes.
-            scratch.remove().unwrap_or_else(|error| say_error(&error));
+            scratch.remove().map_or_else(|error| say_error(&error), |abandoned| recover(abandoned, &Caller::current()));
         }
         Err(error) => {
             say_error(&error.context("there is no patch of your changes"));

@@ -18,7 +18,7 @@ use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, Preparation, StoreView, Wishes};
 use crate::failed_log::FailedLog;
 use crate::failed_phase::FailedPhase;
-use crate::kept_session::{Description, Held, SessionName, Sessions};
+use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::made_outputs::MadeOutputs;
 use crate::nix::Settings;
 use crate::phases::Work;
@@ -323,7 +323,7 @@ impl Run<'_> {
         let mut sandbox = match &self.options.keep_session {
             Some(name) => {
                 let (sandbox, held) = sandbox::start_joinable(plan, |sandbox| {
-                    let description = Description::of(self.build, self.failed_phase.clone());
+                    let description = Description::of(self.build, self.failed_phase.clone(), scratch);
                     Held::begin(self.caller, name, description, scratch, sandbox, self.settings, session)
                 })?;
                 scratch.stay();
@@ -375,6 +375,11 @@ impl Run<'_> {
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
         let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
         options.sandbox.tell(&left, &Filled::default(), &plan);
+        if options.keep_session.is_none() && !options.patch.no_patch && !scratch.is_in_place() {
+            // Should we be killed, what somebody has typed is not to be taken for a command's leavings.
+            let description = Description::of(build, self.failed_phase.clone(), scratch);
+            kept_session::note(scratch, &description, caller)?;
+        }
         self.carry_out(&plan.showing_root(), terminal, scratch, session)?;
         if let Some(interactive) = &interactive {
             interactive.keep_history(scratch, caller);

@@ -16,6 +16,7 @@ use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Se
 use crate::nix::Settings;
 use crate::plan::Plan;
 use crate::sandbox;
+use crate::scratch::Scratch;
 use crate::session::{self, Signals, Terminal};
 use crate::session_patch::Outside;
 
@@ -214,8 +215,17 @@ fn remove(names: &[SessionName]) -> Result<u8> {
     last.map_or(Ok(0), Err)
 }
 
+/// Keeps the sessions whose program was killed, and says so, once.
+pub(super) fn recover(abandoned: Vec<Scratch>, caller: &Caller) {
+    for scratch in abandoned {
+        kept_session::recover(scratch, caller).map_or_else(|error| say_error(&error), say);
+    }
+}
+
 fn show(json: bool) -> Result<u8> {
-    let sessions = Sessions::open(&Caller::current())?;
+    let caller = Caller::current();
+    recover(Scratch::abandoned_sessions(&Scratch::default_parent()), &caller);
+    let sessions = Sessions::open(&caller)?;
     let listed = sessions.as_ref().map(kept_session::list).transpose()?.unwrap_or_default();
     if json {
         print(&(serde_json::to_string_pretty(&listed)? + "\n")).context(CANNOT_PRINT)?;

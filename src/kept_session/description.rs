@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::additions::Additions;
 use crate::failed_build::{FailedBuild, HostAccess, Kind, StoreExtent, StoreView, Wishes};
+use crate::failed_log::FailureTimes;
 use crate::failed_phase::FailedPhase;
+use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::nix::store::Store;
 use crate::scratch::Scratch;
@@ -25,8 +28,14 @@ pub struct Description {
     pub derivation: Option<PathBuf>,
     /// When it was begun, in seconds since 1970.
     pub created: u64,
+    /// The same, exactly, by the clock that the times of files go by: what is younger was changed in it.
+    #[serde(default)]
+    pub began: Option<SystemTime>,
     /// When a sandbox was last made for it, or ended.
     pub last_used: u64,
+    /// Whether what was done in it is a layer over the kept directory, and no copy.
+    #[serde(default)]
+    pub is_overlay: bool,
     store: Store,
     store_extent: StoreExtent,
     network: bool,
@@ -44,8 +53,8 @@ pub struct Description {
 }
 
 impl Description {
-    /// The description of `build`, which ended with `failed_phase`, to be kept from now on.
-    pub fn of(build: &FailedBuild, failed_phase: Option<FailedPhase>) -> Self {
+    /// The description of `build`, which ended with `failed_phase`, and for which `scratch` was filled, to be kept from now on.
+    pub fn of(build: &FailedBuild, failed_phase: Option<FailedPhase>, scratch: &Scratch) -> Self {
         let bound = |access| {
             let paths = build.host_paths.iter().filter(move |wanted| wanted.access == access);
             paths.map(|wanted| wanted.path.clone()).collect()
@@ -55,7 +64,9 @@ impl Description {
             build: std::path::absolute(build.name()).unwrap_or_else(|_| build.name().to_owned()),
             derivation: build.derivation.as_ref().map(|derivation| derivation.path.clone()),
             created: now,
+            began: Some(SystemTime::now()),
             last_used: now,
+            is_overlay: scratch.is_overlay(),
             store: build.store.clone(),
             store_extent: match build.store_view {
                 StoreView::Whole => StoreExtent::Full,
@@ -80,7 +91,12 @@ impl Description {
     /// Takes over what the last shell of the session has noted, in its directory.
     pub(super) fn take_notes(&mut self, directory: &Scratch) {
         if let (Some(phase), Some(note)) = (&mut self.failed_phase, directory.phase_of_session()) {
-            phase.take_note(&note);
+            let mut noted = phase.clone();
+            noted.take_note(&note);
+            // In a session that was not to be kept, and was killed, what phases have made since has gone with the sandbox.
+            if noted.outputs.is_empty() || directory.outputs().exists() {
+                *phase = noted;
+            }
         }
         self.outputs_made = directory.outputs_made_in_session().or(self.outputs_made);
     }
@@ -97,6 +113,27 @@ impl Description {
             bind: self.bind.clone(),
             bind_writable: self.bind_writable.clone(),
         }
+    }
+
+    /// The kept directory that it was made of, as it was then.
+    ///
+    /// # Errors
+    /// Where it has gone, or is another one by now, or was changed; or where there was none.
+    pub fn kept_directory(&self) -> Result<KeptBuild> {
+        let path = self.build.display();
+        let Some(phase) = self.failed_phase.as_ref().filter(|_| self.is_of_failed_build()) else {
+            bail!("it began with a derivation, in an empty directory");
+        };
+        let kept = KeptBuild::open(&self.build).with_context(|| format!("{path}, which it was made of, is gone"))?;
+        if FailureTimes::of(&kept) != phase.times {
+            bail!("{path} is not as it was when the session began");
+        }
+        Ok(kept)
+    }
+
+    /// The name of the derivation, without the hash; nothing where Nix did not know it.
+    pub(super) fn derivation_name(&self) -> Option<String> {
+        self.derivation.as_ref().map(|_| self.title())
     }
 
     /// What the list shows of it: the derivation's name without the hash, or what was given.

@@ -39,6 +39,23 @@ pub struct Listed {
     pub running: bool,
 }
 
+impl Listed {
+    /// One of which nothing is known.
+    fn unknown(name: &SessionName, title: String, path: PathBuf) -> Self {
+        Self {
+            name: name.as_str().to_owned(),
+            title,
+            derivation: None,
+            build: None,
+            path,
+            size: 0,
+            created: None,
+            last_used: None,
+            running: false,
+        }
+    }
+}
+
 /// The sessions, in the order of their names. What is just being made or removed is left out, and what a SIGKILL has left of that is
 /// removed.
 ///
@@ -65,8 +82,14 @@ pub fn names(sessions: &Sessions) -> Result<Vec<SessionName>> {
 }
 
 fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
-    let directory = sessions.directory(name).ok()?;
-    let path = sessions.path.join(name.as_str());
+    let (directory, path) = match sessions.directory(name) {
+        Ok(found) => found,
+        // One that is elsewhere, and is not to vanish from here without a word.
+        Err(error) if sessions.place(name).is_ok_and(|place| place.is_elsewhere) => {
+            return Some(Listed::unknown(name, format!("({error})"), sessions.path.join(name.as_str())));
+        }
+        Err(_) => return None,
+    };
     let (title, description) = match description_in(&directory) {
         Ok(Some(description)) => (description.title(), Some(description)),
         Ok(None) => {

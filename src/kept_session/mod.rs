@@ -7,20 +7,23 @@
 mod description;
 mod list;
 mod name;
+mod recovered;
 mod running;
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 pub use self::description::Description;
 pub use self::list::{Listed, list, names};
 pub use self::name::SessionName;
+pub use self::recovered::{note, recover};
 use self::running::Running;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
@@ -28,13 +31,13 @@ use crate::nix::Settings;
 use crate::plan::{self, BUILD, HostDirectories, Plan};
 use crate::record;
 use crate::sandbox::{NamespaceHandles, Sandbox};
-use crate::scratch::Scratch;
+use crate::scratch::{SESSION_RECORD, Scratch, linked_session};
 use crate::state_directory::StateDirectory;
 
 /// Where the sessions are, in the caller's state directory.
 const SESSIONS: &str = "sessions";
 /// The description of a session, in its directory. Without it, what is there was never finished, or is being removed.
-const DESCRIPTION: &str = "session.json";
+const DESCRIPTION: &str = SESSION_RECORD;
 /// What is written down of its sandbox while that runs.
 const RUNNING: &str = "running.json";
 
@@ -145,7 +148,7 @@ impl Sessions {
     /// Removes what is called `name` if it was never finished, or half removed, and nobody is at it. Returns whether it was.
     fn remove_unfinished(&self, name: &SessionName) -> Result<bool> {
         match self.lock(name)? {
-            Some(scratch) if description_in(scratch.handle())?.is_none() => scratch.remove().map(|()| true),
+            Some(scratch) if description_in(scratch.handle())?.is_none() => scratch.remove().map(|_| true),
             Some(_) | None => Ok(false),
         }
     }
@@ -171,28 +174,35 @@ impl Sessions {
         }
     }
 
-    fn take(&self, name: &SessionName, scratch: Scratch) -> Result<Idle> {
+    fn take(&self, name: &SessionName, mut scratch: Scratch) -> Result<Idle> {
         let mut description = description_in(scratch.handle())?.with_context(|| no_such_session(name))?;
         if let Ok(Some(last)) = record::read::<Running>(scratch.handle(), RUNNING) {
             // It was not ended but killed.
             last.await_end().with_context(|| format!("the session {name} cannot be entered yet"))?;
+            // Without it the session is as good.
+            let _ = recovered::keep_history(&scratch, &description, &self.caller);
         }
+        let layer_of = description.is_overlay.then(|| description.kept_directory()).transpose();
+        let layer_of = layer_of.with_context(|| cannot_enter(name, &scratch))?;
         description.take_notes(&scratch);
         self.caller
             .with_own_rights(|| record::remove(scratch.handle(), RUNNING).and_then(|()| scratch.refresh()))??;
+        if let Some(kept) = layer_of {
+            scratch.lay_over_again(&kept, &self.caller).with_context(|| cannot_enter(name, &scratch))?;
+        }
         Ok(Idle { scratch, name: name.clone(), description })
     }
 
     /// Nothing where its sandbox does not run yet, or not any more.
     fn find_running(&self, name: &SessionName) -> Result<Option<Joinable>> {
-        let handle = self.directory(name)?;
+        let (handle, path) = self.directory(name)?;
         let cannot_join = || format!("the session {name} runs and cannot be joined");
         let running = record::read::<Running>(&handle, RUNNING).with_context(cannot_join)?;
         let description = description_in(&handle)?;
         let namespaces = running.as_ref().map(Running::namespaces).transpose().with_context(cannot_join)?.flatten();
         Ok(match (running, namespaces, description) {
             (Some(running), Some(namespaces), Some(description)) => {
-                Some(Joinable { namespaces, running, build: self.path.join(name.as_str()).join(BUILD), description })
+                Some(Joinable { namespaces, running, build: path.join(BUILD), description })
             }
             _ => None,
         })
@@ -203,6 +213,9 @@ impl Sessions {
     /// # Errors
     /// Where there is none, or it is in use.
     pub fn remove(&self, name: &SessionName) -> Result<()> {
+        if self.is_dangling(name)? {
+            return self.remove_link(name);
+        }
         let Some(scratch) = self.lock(name)? else {
             bail!("the session {name} is in use; it can be removed when it has ended");
         };
@@ -211,24 +224,67 @@ impl Sessions {
         }
         // First of all: what is half removed is no session any more.
         self.caller.with_own_rights(|| record::remove(scratch.handle(), DESCRIPTION))??;
-        scratch.remove()
+        scratch.remove()?;
+        self.remove_link(name)
+    }
+
+    /// Whether a link to a session that is elsewhere is all that there is of it.
+    fn is_dangling(&self, name: &SessionName) -> Result<bool> {
+        self.caller.with_own_rights(|| {
+            let has = |flags| statat(&self.handle, name.as_str(), flags).is_ok();
+            has(AtFlags::SYMLINK_NOFOLLOW) && !has(AtFlags::empty())
+        })
+    }
+
+    /// Removes the link to a session that is elsewhere, if there is one.
+    fn remove_link(&self, name: &SessionName) -> Result<()> {
+        match self.caller.with_own_rights(|| unlinkat(&self.handle, name.as_str(), AtFlags::empty()))? {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("cannot remove the link to the session {name}")),
+        }
     }
 
     /// The directory of the session `name` as a scratch directory; nothing where somebody else has its lock.
     fn lock(&self, name: &SessionName) -> Result<Option<Scratch>> {
-        Scratch::open_session(&self.path, &self.handle, name.as_str()).map_err(|error| self.cannot_open(name, error))
+        let place = self.place(name)?;
+        let scratch = Scratch::open_session(&place.path, &place.handle, &place.name)
+            .map_err(|error| self.cannot_open(name, error, &place))?;
+        scratch.map(|scratch| place.checked(scratch.handle(), &self.caller).map(|()| scratch)).transpose()
     }
 
-    fn directory(&self, name: &SessionName) -> Result<OwnedFd> {
-        openat(&self.handle, name.as_str(), DIRECTORY, Mode::empty())
-            .map_err(|errno| self.cannot_open(name, errno.into()))
+    /// The directory of the session `name`, and where it is.
+    fn directory(&self, name: &SessionName) -> Result<(OwnedFd, PathBuf)> {
+        let place = self.place(name)?;
+        let directory = openat(&place.handle, &place.name, DIRECTORY, Mode::empty())
+            .map_err(|errno| self.cannot_open(name, errno.into(), &place))?;
+        place.checked(&directory, &self.caller)?;
+        Ok((directory, place.path.join(&place.name)))
     }
 
-    fn cannot_open(&self, name: &SessionName, error: Error) -> Error {
+    /// Where the directory of the session `name` is: here, or where a link leads that tells where one was left that was killed.
+    fn place(&self, name: &SessionName) -> Result<Place> {
+        let linked = self.caller.with_own_rights(|| linked_session(&self.handle, name.as_str()))?;
+        let Some((path, directory)) = linked.with_context(|| format!("the session {name} cannot be found"))? else {
+            let handle = rustix::io::dup(&self.handle).context("cannot open the directory of sessions again")?;
+            return Ok(Place { path: self.path.clone(), handle, name: name.as_str().into(), is_elsewhere: false });
+        };
+        let handle = self.caller.with_own_rights(|| openat(CWD, &path, DIRECTORY, Mode::empty()))?;
+        let handle =
+            handle.with_context(|| format!("the session {name} is in {}, which cannot be opened", path.display()))?;
+        Ok(Place { path, handle, name: directory, is_elsewhere: true })
+    }
+
+    fn cannot_open(&self, name: &SessionName, error: Error, place: &Place) -> Error {
         if is(&error, Errno::NOENT) {
-            return anyhow!(no_such_session(name));
+            return match place.is_elsewhere {
+                true => anyhow!(
+                    "what was done in the session {name} was in {}, and is gone from there",
+                    place.path.join(&place.name).display()
+                ),
+                false => anyhow!(no_such_session(name)),
+            };
         }
-        error.context(format!("cannot open the session {name} in {}", self.path.display()))
+        error.context(format!("cannot open the session {name} in {}", place.path.join(&place.name).display()))
     }
 }
 
@@ -245,6 +301,36 @@ fn description_in(directory: &OwnedFd) -> Result<Option<Description>> {
     record::read(directory, DESCRIPTION)
 }
 
+/// Where the directory of a session is.
+struct Place {
+    /// The directory around it.
+    path: PathBuf,
+    handle: OwnedFd,
+    /// What it is called in there.
+    name: OsString,
+    /// Whether that is not among the sessions.
+    is_elsewhere: bool,
+}
+
+impl Place {
+    /// Refuses what somebody else may have put there: it may be anywhere.
+    fn checked(&self, directory: &OwnedFd, caller: &Caller) -> Result<()> {
+        let status = fstat(directory).context("cannot look at the directory of the session")?;
+        let is_open = Mode::from_raw_mode(status.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+        if self.is_elsewhere && (status.st_uid != caller.uid.as_raw() || is_open) {
+            bail!("{} is not yours alone, and so none of your sessions", self.path.join(&self.name).display());
+        }
+        Ok(())
+    }
+}
+
+fn cannot_enter(name: &SessionName, scratch: &Scratch) -> String {
+    format!(
+        "the session {name} cannot be entered any more; what was done in it is in {}",
+        scratch.path().join(BUILD).display()
+    )
+}
+
 impl Idle {
     /// The session's build, as its sandbox was made when it began.
     ///
@@ -255,13 +341,8 @@ impl Idle {
     /// Where the store has lost what the sandbox needs.
     pub fn open(&self, settings: &Settings) -> Result<FailedBuild> {
         let build = self.scratch.path().join(BUILD);
-        let mut build = open(&build, &self.description.wishes(), settings).with_context(|| {
-            format!(
-                "the session {} cannot be entered any more; what was done in it is in {}",
-                self.name,
-                build.display()
-            )
-        })?;
+        let mut build = open(&build, &self.description.wishes(), settings)
+            .with_context(|| cannot_enter(&self.name, &self.scratch))?;
         build.add_again(&self.description.additions);
         if let Some(kept) = &mut build.kept {
             kept.failed_phase.clone_from(&self.description.failed_phase);

@@ -1,11 +1,13 @@
 //! Scratch directories that are used more than once: those of kept sessions.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, Mode, fchmod, flock, fstat, mkdirat, openat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use rustix::process::geteuid;
 
 use super::remove::{open_with_all_permissions, remove_entry};
@@ -36,7 +38,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The kernel's, such as [`Errno::NOENT`].
-    pub(crate) fn open_session(path: &Path, parent: &OwnedFd, name: &str) -> Result<Option<Self>> {
+    pub(crate) fn open_session(path: &Path, parent: &OwnedFd, name: &OsStr) -> Result<Option<Self>> {
         let Some(handle) = open_locked(parent, name)? else {
             return Ok(None);
         };
@@ -70,7 +72,7 @@ impl Scratch {
 }
 
 /// Opens a scratch directory and takes its lock; nothing where another program has it.
-fn open_locked(parent: &OwnedFd, name: &str) -> rustix::io::Result<Option<OwnedFd>> {
+fn open_locked(parent: &OwnedFd, name: impl Arg + Copy) -> rustix::io::Result<Option<OwnedFd>> {
     let handle = openat(parent, name, DIRECTORY, Mode::empty())?;
     match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
         // Who had the lock may have removed the directory.

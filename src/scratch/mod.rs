@@ -3,6 +3,7 @@
 //! A scratch directory is locked for as long as the program that made it lives, so that a later run can tell one that a SIGKILL
 //! left behind from one in use.
 
+mod abandoned;
 mod build_dir_mode;
 mod copy;
 mod kept;
@@ -14,9 +15,8 @@ mod races;
 mod remove;
 mod session_state;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 use rustix::process::{getegid, geteuid};
 
+pub(crate) use self::abandoned::linked_session;
 pub use self::build_dir_mode::{BuildDirMode, Made};
 pub use self::copy::{CheckInterrupt, CopySummary, Unreadable};
 pub use self::phase_note::PHASE_NOTE;
@@ -35,7 +36,7 @@ pub(crate) use self::remove::{open_with_all_permissions, remove_tree};
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView};
 use crate::kept_build::KeptBuild;
-use crate::plan::{BUILD, BuildMount, HostDirectories, OUTPUTS, OVERLAY_WORK, STORE_MODE};
+use crate::plan::{BUILD, BuildMount, HostDirectories, OUTPUTS, OVERLAY_LOWER, OVERLAY_WORK, STORE_MODE};
 use crate::sandbox::IdMappedMount;
 use crate::sys;
 
@@ -43,6 +44,8 @@ use crate::sys;
 const PREFIX: &str = ".nix-build-shell-scratch-";
 /// How the name of one starts that was kept.
 const KEPT_PREFIX: &str = "nix-build-shell-kept-";
+/// The file in it that tells what session it is of, if it is of one: beside the directories that a sandbox shows.
+pub(crate) const SESSION_RECORD: &str = "session.json";
 /// How many random characters follow.
 const RANDOM_CHARACTERS: usize = 12;
 /// How many directories are made before it is clear that somebody takes each away.
@@ -304,7 +307,7 @@ impl Scratch {
         if !caller.must_change_ids() {
             return Ok(());
         }
-        for name in [BUILD, OUTPUTS, OVERLAY_WORK] {
+        for name in [BUILD, OUTPUTS, OVERLAY_WORK, OVERLAY_LOWER] {
             match chownat(&self.handle, name, Some(caller.uid), Some(caller.gid), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno).context("cannot give the scratch copy to the user who called sudo"),
@@ -352,8 +355,7 @@ impl Scratch {
     /// The kernel's; then it keeps its name.
     pub fn keep(mut self) -> Result<PathBuf> {
         let name = self.path.file_name().context("a scratch directory has a name")?;
-        let random = name.as_bytes().get(PREFIX.len()..).unwrap_or_default();
-        let kept = format!("{KEPT_PREFIX}{}", String::from_utf8_lossy(random));
+        let kept = self.kept_name();
         self.stays = true;
         renameat(&self.parent, name, &self.parent, &kept)
             .with_context(|| format!("cannot rename {}, which the next run will remove", self.path.display()))?;
@@ -368,16 +370,18 @@ impl Scratch {
         }
     }
 
-    /// Removes the directory and all that is in it.
+    /// Removes the directory and all that is in it. Returns the directories of sessions beside it that a SIGKILL has left, and that
+    /// nobody removes unasked.
     ///
     /// # Errors
     /// What could not be removed; a later run tries again.
-    pub fn remove(mut self) -> Result<()> {
+    pub fn remove(mut self) -> Result<Vec<Self>> {
         self.remove_now()
     }
 
-    fn remove_now(&mut self) -> Result<()> {
+    fn remove_now(&mut self) -> Result<Vec<Self>> {
         self.stays = true;
+        abandoned::forget_session(&self.handle);
         let name = self.path.file_name().context("a scratch directory has a name")?;
         let path = self.path.display();
         self.spare.clear();
@@ -389,25 +393,9 @@ impl Scratch {
                 removed.with_context(|| {
                     format!("cannot remove the scratch directory {path}; a later run will try again")
                 })?;
-                self.sweep();
-                Ok(())
+                Ok(self.sweep())
             }
-            Purpose::KeptSession => removed.with_context(|| format!("cannot remove {path}")),
-        }
-    }
-
-    /// Removes the other scratch directories of the caller's beside this one that no living program holds.
-    ///
-    /// At the end of a run nobody waits for it. What resists is left to a later run.
-    fn sweep(&self) {
-        let Ok(entries) = Dir::read_from(&self.parent) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_bytes();
-            if name.len() == PREFIX.len() + RANDOM_CHARACTERS && name.starts_with(PREFIX.as_bytes()) {
-                let _ = remove_abandoned(&self.parent, OsStr::from_bytes(name));
-            }
+            Purpose::KeptSession => removed.map(|()| Vec::new()).with_context(|| format!("cannot remove {path}")),
         }
     }
 
@@ -521,18 +509,4 @@ pub(crate) fn is_still_there(parent: &OwnedFd, name: impl Arg, handle: &OwnedFd)
         (Ok(named), Ok(opened)) => (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino),
         _ => false,
     }
-}
-
-/// Removes the scratch directory `name` if it is the caller's and nobody holds its lock.
-fn remove_abandoned(parent: &OwnedFd, name: &OsStr) -> Result<()> {
-    let handle = openat(parent, name, DIRECTORY, Mode::empty())?;
-    let owner = fstat(&handle)?.st_uid;
-    let caller = Caller::current().uid;
-    if owner != geteuid().as_raw() && owner != caller.as_raw() {
-        return Ok(());
-    }
-    if flock(&handle, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
-    remove::remove_tree(parent, name, &handle)
 }

@@ -258,6 +258,15 @@ impl Scratch {
         Ok(self.path.join(BUILD))
     }
 
+    /// Lays the layer that a session has left over `kept` once more, which it was made of.
+    ///
+    /// # Errors
+    /// As of [`fill`](Self::fill).
+    pub(crate) fn lay_over_again(&mut self, kept: &KeptBuild, caller: &Caller) -> Result<()> {
+        self.directories.build = BuildMount::Overlay { lower: self.overlay_mount(kept, caller)? };
+        self.prepare_again(Some(kept), caller).map(drop)
+    }
+
     /// Whether the build directory is an overlay.
     pub fn is_overlay(&self) -> bool {
         matches!(self.directories.build, BuildMount::Overlay { .. })

@@ -14,11 +14,12 @@ from support.processes import PATIENCE
 class Terminal:
     """Runs a command as the leader of a session on a new terminal, and types into it."""
 
-    def __init__(self, caller, *argv):
+    def __init__(self, caller, *argv, as_root=False):
+        uid = 0 if as_root else caller.uid
         self.ours, theirs = pty.openpty()
         # Not to be waited for: what the other side reads and writes at the same time may be more than a terminal holds.
         os.set_blocking(self.ours, False)
-        os.chown(os.ttyname(theirs), caller.uid, -1)
+        os.chown(os.ttyname(theirs), uid, -1)
         self.modes_before = self.modes()
         self.seen = ""
         self.process = subprocess.Popen(
@@ -28,8 +29,8 @@ class Terminal:
             stderr=theirs,
             env=caller.environment(TERM="dumb"),
             cwd="/",
-            user=caller.uid,
-            group=caller.uid,
+            user=uid,
+            group=uid,
             extra_groups=[],
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
