@@ -190,7 +190,8 @@ def test_a_description_that_is_none_is_told(keeper, content):
     (keeper.sessions / "fix" / "session.json").write_text(content)
     keeper.refused("enter", "fix", mentions=["session.json"])
     assert "session.json" in keeper.listed()["fix"]["title"]
-    assert keeper.call("remove", "fix").returncode == 0
+    keeper.refused("remove", "fix", mentions=["the session fix stays", "session.json", "--no-patch"])
+    assert keeper.call("remove", "--no-patch", "fix").returncode == 0
 
 
 def test_a_session_that_was_killed_can_be_entered_again(every_keeper):
@@ -533,6 +534,82 @@ def test_a_session_in_use_is_not_removed(keeper):
     assert keeper.call("remove", "fix").stdout == "removed fix\n"
 
 
+CHANGES = r"""
+    cd /build/greeting
+    sed -i s/Hello/Hullo/ greeting.c
+    mv README notes 2>/dev/null || mv Makefile makefile
+    echo new > new
+    chmod +x greeting.c
+    touch tests/*
+    echo '#!/bin/sh' > tests/another; cp tests/another /build/elsewhere
+    echo object > greeting.o; mkdir -p build; echo made > build/made
+    rm -f tests/is-polite
+"""
+
+
+def changed(keeper, name, script=CHANGES):
+    """A session in which something was changed, and the patch of the same changes in a session that was not kept."""
+    patch = keeper.state / "as-ever.patch"
+    caller = keeper.caller
+    assert caller.enter("bash", "-c", script, options=["--save-patch", str(patch)]).returncode == 0
+    assert keeper.keep(name, script).returncode == 0
+    return patch
+
+
+def test_what_was_changed_is_saved_when_it_is_removed_as_at_the_end_of_any_session(every_keeper):
+    keeper = every_keeper
+    as_ever = changed(keeper, "fix")
+    # What was changed later on is in it as well.
+    assert keeper.enter("fix", "cd /build/greeting; echo later > later; rm new").returncode == 0
+    assert keeper.enter("fix", "cd /build/greeting; rm later; echo new > new").returncode == 0
+    removed = keeper.call("remove", "fix")
+    assert (removed.returncode, removed.stdout) == (0, "removed fix\n"), removed
+    first = removed.stderr.splitlines()[0]
+    assert re.match(r"nix-build-shell: your changes to \d files of greeting are in ", first), removed.stderr
+    (patch,) = [path for path in keeper.state.glob("nix-build-shell/*.patch") if not path.name.endswith(".rest.patch")]
+    assert patch.read_bytes() == as_ever.read_bytes() and str(patch) in first
+    assert patch.lstat().st_uid == keeper.caller.uid
+    rest = keeper.state.glob("nix-build-shell/*.rest.patch")
+    assert [path.read_bytes() for path in rest] == [as_ever.with_suffix(".rest.patch").read_bytes()]
+    assert not list(keeper.sessions.iterdir())
+
+
+def test_the_patch_goes_where_it_is_wanted_or_nowhere(keeper):
+    as_ever = changed(keeper, "fix")
+    changed_too = keeper.keep("other", CHANGES)
+    assert changed_too.returncode == 0
+    file = keeper.state / "file.patch"
+    keeper.refused("remove", "--save-patch", str(file), "fix", "other", mentions=["one session"])
+    keeper.refused("remove", "--save-patch", str(as_ever), "fix", mentions=["the session fix stays", "there already", as_ever])
+    assert keeper.call("remove", "--save-patch", str(file), "fix").stdout == "removed fix\n"
+    assert file.read_bytes() == as_ever.read_bytes()
+    quiet = keeper.call("remove", "--no-patch", "other")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert not list(keeper.state.glob("nix-build-shell/*.patch"))
+
+
+def test_where_nothing_was_changed_nothing_is_saved_or_said(every_keeper):
+    keeper = every_keeper
+    keeper.keep("fix", "cat /build/greeting/*; ls -R /build")
+    removed = keeper.call("remove", "fix")
+    assert (removed.returncode, removed.stdout, removed.stderr) == (0, "removed fix\n", "")
+
+
+def test_where_there_is_nothing_to_compare_with_it_stays(caller):
+    keeper = Keeper(caller)
+    copy = caller.copy_of_kept()
+    keeper.keep("of-another", "touch edit", build_dir=copy)
+    (copy / "env-vars").touch()
+    keeper.refused("remove", "of-another", mentions=["the session of-another stays", copy, "is not as it was", "--no-patch"])
+    shutil.rmtree(copy)
+    keeper.refused("remove", "of-another", mentions=["the session of-another stays", copy, "--no-patch"])
+    derivation = caller.builds.derivation(caller.builds.by_root("greeting"))
+    keeper.keep("of-none", "touch edit", build_dir=derivation)
+    keeper.refused("remove", "of-none", mentions=["the session of-none stays", "began with a derivation", "--no-patch"])
+    assert keeper.inside("of-another", "ls edit") == keeper.inside("of-none", "ls edit") == "edit\n"
+    assert keeper.call("remove", "--no-patch", "of-another", "of-none").stdout == "removed of-another\nremoved of-none\n"
+
+
 # --- Joining a session that runs -------------------------------------------------------------------------------------
 
 
@@ -814,6 +891,11 @@ def test_what_was_typed_before_a_sigkill_is_kept_by_the_next_run(opener, mode):
         terminal.end()
     owners = {path.lstat().st_uid for path in [keeper.sessions, *keeper.sessions.rglob("*")]}
     assert owners == {keeper.caller.uid}
+    patch = keeper.state / "file.patch"
+    removed = keeper.call("remove", "--save-patch", str(patch), name)
+    assert removed.returncode == 0 and "your changes to 3 files of greeting" in removed.stderr, removed
+    text = patch.read_text()
+    assert "+++ b/new\n" in text and "--- a/Makefile\n+++ /dev/null" in text and "Hullo" in text
 
 
 def test_it_is_kept_by_whoever_looks_for_it_and_by_the_next_session_at_once(keeper):
@@ -892,7 +974,7 @@ def test_where_it_cannot_be_moved_to_it_stays_and_is_a_session_all_the_same(keep
         os.chown(left, 12345, 12345)
         keeper.refused("enter", name, mentions=[left])
         os.chown(left, keeper.caller.uid, keeper.caller.uid)
-        assert keeper.call("remove", name).returncode == 0
+        assert keeper.call("remove", "--no-patch", name).returncode == 0
         assert not list(elsewhere.iterdir()) and not list(keeper.sessions.iterdir())
         shell_killed(keeper, "true")
         name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
@@ -923,7 +1005,7 @@ def test_a_layer_over_what_is_not_there_any_more_is_told(user):
     (copy / "env-vars").touch()
     keeper.refused("enter", name, mentions=["cannot be entered any more", keeper.sessions / name / "build", "is not as it was"])
     shutil.rmtree(copy)
-    keeper.refused("enter", name, mentions=[keeper.sessions / name / "build", f"{copy}, which it was made of, is gone"])
+    keeper.refused("enter", name, mentions=[keeper.sessions / name / "build", "what it was made of cannot be opened", copy])
 
 
 def test_what_a_kept_session_was_typed_into_before_a_sigkill_is_in_the_next_history(keeper):

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::{LimitOptions, tell_limits, tell_usage};
+use super::patch_options::PatchOptions;
 use super::say::{print, printable, say, say_error};
 use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
@@ -32,7 +33,7 @@ const KILLED: u8 = 128 + 9;
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "nix-build-shell sessions [--json]\n       nix-build-shell sessions enter NAME [COMMAND [ARG]...]\n       \
-                      nix-build-shell sessions remove NAME..."
+                      nix-build-shell sessions remove [OPTIONS] NAME..."
 )]
 pub struct Options {
     #[command(subcommand)]
@@ -48,13 +49,21 @@ enum Action {
     /// Run a command, or an interactive shell, in a session; where one runs there, in the same sandbox
     #[command(override_usage = "nix-build-shell sessions enter [OPTIONS] NAME [COMMAND [ARG]...]")]
     Enter(Enter),
-    /// Remove sessions, with all that was done in them
-    #[command(override_usage = "nix-build-shell sessions remove NAME...")]
-    Remove {
-        /// What they are called
-        #[arg(value_name = "NAME", required = true)]
-        names: Vec<SessionName>,
-    },
+    /// Remove sessions; what was changed in them is saved as a patch
+    #[command(override_usage = "nix-build-shell sessions remove [OPTIONS] NAME...")]
+    Remove(Remove),
+}
+
+/// Which sessions to remove.
+#[derive(Debug, Args)]
+struct Remove {
+    /// What they are called
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<SessionName>,
+
+    /// The patch of what was changed in them.
+    #[command(flatten)]
+    patch: PatchOptions,
 }
 
 /// Which session to enter, and what to run there.
@@ -95,7 +104,7 @@ pub fn run(options: &Options) -> Result<u8> {
     match &options.action {
         None => show(options.json),
         Some(Action::Enter(enter)) => enter.run(),
-        Some(Action::Remove { names }) => remove(names),
+        Some(Action::Remove(remove)) => remove.run(),
     }
 }
 
@@ -196,23 +205,38 @@ impl Enter {
     }
 }
 
-fn remove(names: &[SessionName]) -> Result<u8> {
-    let sessions = Sessions::open(&Caller::current())?;
-    let mut failures = Vec::new();
-    for name in names {
-        let removed = match &sessions {
-            Some(sessions) => sessions.remove(name),
-            None => Err(anyhow::anyhow!(no_such_session(name))),
-        };
-        match removed {
-            Ok(()) => print(&format!("removed {name}\n")).context(CANNOT_PRINT)?,
-            Err(error) => failures.push(error),
+impl Remove {
+    fn run(&self) -> Result<u8> {
+        if let (Some(file), [_, _, ..]) = (&self.patch.save_patch, self.names.as_slice()) {
+            bail!("--save-patch {} is for one session; remove them one by one", file.display());
         }
+        let caller = Caller::current();
+        let sessions = Sessions::open(&caller)?;
+        let mut failures = Vec::new();
+        for name in &self.names {
+            let removed = match &sessions {
+                Some(sessions) => self.remove(sessions, name, &caller),
+                None => Err(anyhow::anyhow!(no_such_session(name))),
+            };
+            match removed {
+                Ok(()) => print(&format!("removed {name}\n")).context(CANNOT_PRINT)?,
+                Err(error) => failures.push(error),
+            }
+        }
+        // The last one becomes the exit status.
+        let last = failures.pop();
+        failures.iter().for_each(say_error);
+        last.map_or(Ok(0), Err)
     }
-    // The last one becomes the exit status.
-    let last = failures.pop();
-    failures.iter().for_each(say_error);
-    last.map_or(Ok(0), Err)
+
+    fn remove(&self, sessions: &Sessions, name: &SessionName, caller: &Caller) -> Result<()> {
+        let condemned = sessions.condemn(name)?;
+        if !self.patch.no_patch {
+            let file = self.patch.save_patch.as_deref();
+            condemned.save_patch(file, &Settings::in_force(), caller)?.iter().for_each(say);
+        }
+        sessions.remove(condemned)
+    }
 }
 
 /// Keeps the sessions whose program was killed, and says so, once.

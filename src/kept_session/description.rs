@@ -120,13 +120,12 @@ impl Description {
     /// # Errors
     /// Where it has gone, or is another one by now, or was changed; or where there was none.
     pub fn kept_directory(&self) -> Result<KeptBuild> {
-        let path = self.build.display();
-        let Some(phase) = self.failed_phase.as_ref().filter(|_| self.is_of_failed_build()) else {
-            bail!("it began with a derivation, in an empty directory");
+        let Some(phase) = self.failed_phase.as_ref().filter(|phase| phase.times != FailureTimes::default()) else {
+            bail!("it began with a derivation, so there is nothing to compare it with");
         };
-        let kept = KeptBuild::open(&self.build).with_context(|| format!("{path}, which it was made of, is gone"))?;
+        let kept = KeptBuild::open(&self.build).context("what it was made of cannot be opened")?;
         if FailureTimes::of(&kept) != phase.times {
-            bail!("{path} is not as it was when the session began");
+            bail!("{}, which it was made of, is not as it was when the session began", self.build.display());
         }
         Ok(kept)
     }

@@ -8,6 +8,7 @@ mod description;
 mod list;
 mod name;
 mod recovered;
+mod removal;
 mod running;
 
 use std::ffi::OsString;
@@ -17,13 +18,14 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 pub use self::description::Description;
 pub use self::list::{Listed, list, names};
 pub use self::name::SessionName;
 pub use self::recovered::{note, recover};
+pub use self::removal::Condemned;
 use self::running::Running;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
@@ -206,42 +208,6 @@ impl Sessions {
             }
             _ => None,
         })
-    }
-
-    /// Removes the session `name`, with all that was done in it.
-    ///
-    /// # Errors
-    /// Where there is none, or it is in use.
-    pub fn remove(&self, name: &SessionName) -> Result<()> {
-        if self.is_dangling(name)? {
-            return self.remove_link(name);
-        }
-        let Some(scratch) = self.lock(name)? else {
-            bail!("the session {name} is in use; it can be removed when it has ended");
-        };
-        if let Ok(Some(last)) = record::read::<Running>(scratch.handle(), RUNNING) {
-            last.await_end().with_context(|| format!("the session {name} cannot be removed yet"))?;
-        }
-        // First of all: what is half removed is no session any more.
-        self.caller.with_own_rights(|| record::remove(scratch.handle(), DESCRIPTION))??;
-        scratch.remove()?;
-        self.remove_link(name)
-    }
-
-    /// Whether a link to a session that is elsewhere is all that there is of it.
-    fn is_dangling(&self, name: &SessionName) -> Result<bool> {
-        self.caller.with_own_rights(|| {
-            let has = |flags| statat(&self.handle, name.as_str(), flags).is_ok();
-            has(AtFlags::SYMLINK_NOFOLLOW) && !has(AtFlags::empty())
-        })
-    }
-
-    /// Removes the link to a session that is elsewhere, if there is one.
-    fn remove_link(&self, name: &SessionName) -> Result<()> {
-        match self.caller.with_own_rights(|| unlinkat(&self.handle, name.as_str(), AtFlags::empty()))? {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno).with_context(|| format!("cannot remove the link to the session {name}")),
-        }
     }
 
     /// The directory of the session `name` as a scratch directory; nothing where somebody else has its lock.

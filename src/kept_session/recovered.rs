@@ -42,7 +42,7 @@ pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<String> {
         Ok(name) => {
             let told = format!(
                 "a session was killed, and what was done in it is kept as the session {name}: «nix-build-shell sessions enter {name}» \
-                 enters it, «nix-build-shell sessions remove {name}» removes it"
+                 enters it, «nix-build-shell sessions remove {name}» saves its changes as a patch and removes it"
             );
             history.with_context(|| format!("{told}; but what was typed is not kept for the next session"))?;
             Ok(told)

@@ -57,8 +57,7 @@ impl Scratch {
     /// The kernel's.
     pub(crate) fn refresh(&self) -> Result<()> {
         let cannot_open = |name: &str| format!("cannot open {}", self.path.join(name).display());
-        let build = open_with_all_permissions(self.handle.as_fd(), c"build").with_context(|| cannot_open(BUILD))?;
-        fchmod(&build, Mode::RWXU).with_context(|| cannot_open(BUILD))?;
+        self.unlock_build()?;
         match mkdirat(&self.handle, OUTPUTS, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.no_room_or(errno, "make a directory")),
@@ -68,6 +67,17 @@ impl Scratch {
         fchmod(&outputs, Mode::from_raw_mode(STORE_MODE)).with_context(|| cannot_open(OUTPUTS))?;
         remove_entry(&self.handle, c"session")
             .with_context(|| format!("cannot remove {}", self.path.join(SESSION).display()))
+    }
+
+    /// Has the copy of the build directory be one that can be opened, whatever was done to its mode. To be called with the rights of the
+    /// caller.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn unlock_build(&self) -> Result<()> {
+        let cannot_open = || format!("cannot open {}", self.path.join(BUILD).display());
+        let build = open_with_all_permissions(self.handle.as_fd(), c"build").with_context(cannot_open)?;
+        fchmod(&build, Mode::RWXU).with_context(cannot_open)
     }
 }
 

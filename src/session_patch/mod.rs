@@ -26,6 +26,7 @@ mod unpacked;
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, Dir, fstat, statat};
@@ -53,6 +54,9 @@ use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::scratch::Scratch;
 
+/// The clock that the times of files go by may be so far behind.
+const TICK: Duration = Duration::from_millis(10);
+
 /// A session that may end in a patch.
 #[derive(Debug)]
 pub struct SessionPatch<'a> {
@@ -64,6 +68,8 @@ pub struct SessionPatch<'a> {
     copy: OwnedFd,
     before: Tree,
     is_overlay: bool,
+    /// Whether what looks touched may be as it was all the same.
+    is_long_ago: bool,
     destination: Destination,
 }
 
@@ -92,7 +98,35 @@ impl<'a> SessionPatch<'a> {
         let copy = scratch.open_build()?;
         let is_overlay = scratch.is_overlay();
         let before = look(&copy, kept, is_overlay)?;
-        Ok(Some(Self { build, kept, caller, copy, before, is_overlay, destination }))
+        Ok(Some(Self { build, kept, caller, copy, before, is_overlay, is_long_ago: false, destination }))
+    }
+
+    /// The patch of a session in `scratch` that has ended, however long ago: it began at `began` with the kept directory of `build`,
+    /// which is as it was, as a copy or as an overlay. What of a copy was touched since, the times of its files tell.
+    ///
+    /// # Errors
+    /// As of [`begin`](Self::begin).
+    pub fn of_ended(
+        build: &'a FailedBuild,
+        caller: &'a Caller,
+        scratch: &Scratch,
+        (began, is_overlay): (SystemTime, bool),
+        file: Option<&Path>,
+    ) -> Result<Self> {
+        let kept = build.kept.as_ref().context("there is no directory to compare with")?;
+        let destination = Destination::new(file, kept, caller)?;
+        let copy = scratch.open_build()?;
+        let began = began.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
+        let began = (began.as_secs().try_into().unwrap_or(i64::MAX), began.subsec_nanos().into());
+        let before = if is_overlay {
+            Tree::in_layers(Layers::kept(&kept.handle)?, Some(began))
+        } else {
+            let now = caller.with_own_rights(|| Tree::of(&copy, Access::AsOwner))??;
+            // What nobody could read was left out.
+            let was_copied = |path: &[u8]| Content::read(&kept.handle, path, Access::Quietly).is_ok();
+            Tree::of_copy_at(began, Tree::of(&kept.handle, Access::Quietly)?, &now, was_copied)
+        };
+        Ok(Self { build, kept, caller, copy, before, is_overlay, is_long_ago: true, destination })
     }
 
     /// Notes what the copy looks like that has taken the place of an overlay.
@@ -197,7 +231,10 @@ impl<'a> SessionPatch<'a> {
         for Touched { path, old, new } in touched {
             let (path, old, new) = (path.as_slice(), old.as_ref(), new.as_ref());
             // The kernel copies a file to the upper layer as soon as somebody opens it to write, or changes its mode.
-            if self.is_overlay && is_alike(old, new) && self.change(origin, path, old, new)?.is_none() {
+            if (self.is_overlay || self.is_long_ago)
+                && is_alike(old, new)
+                && self.change(origin, path, old, new)?.is_none()
+            {
                 continue;
             }
             let verdict = rule.judge(path, old, new);

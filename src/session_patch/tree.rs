@@ -136,6 +136,19 @@ impl Tree {
         path.truncate(length);
     }
 
+    /// What a copy of `kept` looked like at the moment `began`, which looks like `now`. What was not touched since is there as it was;
+    /// of all else is known what a copy takes over. What `was_copied` denies, and is not there now, never was.
+    pub fn of_copy_at(began: Moment, kept: Self, now: &Self, was_copied: impl Fn(&[u8]) -> bool) -> Self {
+        let as_copied = |entry: &Entry| (entry.kind, entry.executable, entry.size, entry.modified);
+        let entry = |(path, old): (Vec<u8>, Entry)| match now.get(&path) {
+            Some(new) if new.changed <= began && as_copied(&new) == as_copied(&old) => Some((path, new)),
+            Some(_) => Some((path, Entry { inode: 0, ..old })),
+            None => was_copied(&path).then_some((path, Entry { inode: 0, ..old })),
+        };
+        let entries = kept.entries.into_iter().filter_map(entry).collect();
+        Self { entries, last_change: Some(began), ..kept }
+    }
+
     /// What can be looked up in `layers`, of which nothing had changed after `last_change`.
     pub fn in_layers(layers: Layers, last_change: Option<Moment>) -> Self {
         Self { layers: Some(layers), last_change, ..Self::default() }

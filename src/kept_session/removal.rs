@@ -1,0 +1,98 @@
+//! The end of a kept session: what was changed in it is saved, and it is removed.
+
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::running::Running;
+use super::{DESCRIPTION, Description, RUNNING, SessionName, Sessions, description_in, no_such_session};
+use crate::caller::Caller;
+use crate::failed_build::FailedBuild;
+use crate::nix::Settings;
+use crate::record;
+use crate::scratch::Scratch;
+use crate::session_patch::SessionPatch;
+
+/// A session that is about to be removed; nobody else can enter it.
+#[derive(Debug)]
+pub struct Condemned {
+    name: SessionName,
+    /// Nothing where what was done has gone already.
+    content: Option<(Scratch, Result<Description>)>,
+}
+
+impl Sessions {
+    /// Takes the session `name`, to remove it.
+    ///
+    /// # Errors
+    /// Where there is none, or it is in use.
+    pub fn condemn(&self, name: &SessionName) -> Result<Condemned> {
+        let name = name.clone();
+        if self.is_dangling(&name)? {
+            return Ok(Condemned { name, content: None });
+        }
+        let Some(scratch) = self.lock(&name)? else {
+            bail!("the session {name} is in use; it can be removed when it has ended");
+        };
+        if let Ok(Some(last)) = record::read::<Running>(scratch.handle(), RUNNING) {
+            last.await_end().with_context(|| format!("the session {name} cannot be removed yet"))?;
+        }
+        let description =
+            description_in(scratch.handle()).and_then(|found| found.with_context(|| no_such_session(&name)));
+        Ok(Condemned { name, content: Some((scratch, description)) })
+    }
+
+    /// Removes a session, with all that was done in it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, condemned: Condemned) -> Result<()> {
+        if let Some((scratch, _)) = condemned.content {
+            // First of all: what is half removed is no session any more.
+            self.caller.with_own_rights(|| record::remove(scratch.handle(), DESCRIPTION))??;
+            scratch.remove()?;
+        }
+        // The link to one that is elsewhere is all that is left.
+        match self.caller.with_own_rights(|| unlinkat(&self.handle, condemned.name.as_str(), AtFlags::empty()))? {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => {
+                Err(errno).with_context(|| format!("cannot remove the link to the session {}", condemned.name))
+            }
+        }
+    }
+
+    /// Whether a link to a session that is elsewhere is all that there is of it.
+    fn is_dangling(&self, name: &SessionName) -> Result<bool> {
+        self.caller.with_own_rights(|| {
+            let has = |flags| statat(&self.handle, name.as_str(), flags).is_ok();
+            has(AtFlags::SYMLINK_NOFOLLOW) && !has(AtFlags::empty())
+        })
+    }
+}
+
+impl Condemned {
+    /// Saves what was changed in it as a patch, in `file` if there is one. Returns what the user should know of it, a line each.
+    ///
+    /// # Errors
+    /// Where there is nothing to compare with any more, or the patch cannot be written.
+    pub fn save_patch(&self, file: Option<&Path>, settings: &Settings, caller: &Caller) -> Result<Vec<String>> {
+        let Some((scratch, description)) = &self.content else { return Ok(Vec::new()) };
+        let save = || -> Result<Vec<String>> {
+            let description = description.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            description.kept_directory()?;
+            let build = FailedBuild::open(&description.build, &description.wishes(), settings)?;
+            caller.with_own_rights(|| scratch.unlock_build())??;
+            let began = description.began.unwrap_or(UNIX_EPOCH + Duration::from_secs(description.created));
+            SessionPatch::of_ended(&build, caller, scratch, (began, description.is_overlay), file)?.save()
+        };
+        save().with_context(|| {
+            format!(
+                "the session {} stays, since there is no patch of what was changed in it; --no-patch removes it without one",
+                self.name
+            )
+        })
+    }
+}
