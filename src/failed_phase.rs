@@ -11,7 +11,7 @@ use crate::start_of_phase::{directory_of, outputs_of_last_phase};
 
 /// What the phase that failed found when it began. The kept directory tells it by what is in `env-vars` and by the times of its files;
 /// in a session's copy each phase that is run there writes another `env-vars`, and so it is remembered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailedPhase {
     /// Which it is, where a resumed build has told; else the log of the build tells. [`DONE`](Self::DONE) where no phase is left.

@@ -310,6 +310,21 @@ def test_the_shell_knows_which_phase_failed_in_that_run(root, package, options, 
         assert terminal.end() == status
 
 
+@pytest.mark.parametrize(("typed", "status"), [
+    ("patchShebangs tests; resume", 0),
+    ("patchShebangs tests; resume --only checkPhase", 2),
+    ("patchShebangs tests; resume; resume --only noPhase", 0),
+    ("patchShebangs tests; installPhase() { :; }; fixupPhase() { :; }; resume", 1),
+    ("true", 2),
+])  # fmt: skip
+def test_what_is_mended_and_resumed_in_the_shell_succeeds(root, typed, status):
+    """Whatever the shell itself ends with: that is the status of what was typed last."""
+    with Terminal(root, *argv(root, "resume", "--shell-on-failure")) as terminal:
+        terminal.wait_for(r"checkPhase\] /build/greeting \$ ")
+        terminal.type(f"{typed}; exit 7\n")
+        assert terminal.end() == status
+
+
 def test_lines_for_nix_are_not_for_people(root):
     with Terminal(root, *argv(root, "resume", build_dir=root.kept())) as terminal:
         assert "@nix" not in terminal.wait_for(r"(?s)(.*)Error 127")[1]

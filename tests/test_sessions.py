@@ -401,6 +401,75 @@ def test_how_far_resume_came_is_known_in_a_later_shell(keeper, ending):
         leave(terminal)
 
 
+MAKES_ITS_OUTPUT = "installPhase() { mkdir $out && cd tests && cd .. && make install PREFIX=$out; }"
+
+
+def is_done(keeper, name):
+    """A session in which all phases were run; what one of them makes it can make again."""
+    with shell_entered(keeper, name) as terminal:
+        header = terminal.wait_for(r"(?s)(.*)\[nix-build-shell greeting:done\] /build/greeting \$ ")[1]
+        assert "greeting-1.0: in this session all phases have succeeded\r\n" in header
+        assert "failed" not in header and "last lines" not in header, header
+        said = answer(terminal, f"{MAKES_ITS_OUTPUT}; resume installPhase 2>&1; echo status=$?")
+        assert "File exists" not in said and "the build is complete" in said and said.endswith("status=0\n"), said
+        leave(terminal)
+
+
+def test_in_a_session_that_is_done_a_phase_can_be_run_again(keeper):
+    with shell_kept(keeper, "fix") as terminal:
+        terminal.wait_for(PROMPT)
+        said = answer(terminal, f"patchShebangs tests > /dev/null; {MAKES_ITS_OUTPUT}; resume 2>&1")
+        assert "the build is complete" in said
+        leave(terminal)
+    is_done(keeper, "fix")
+    # A command in between takes nothing away.
+    assert keeper.inside("fix", "ls $out") == "bin\n"
+    is_done(keeper, "fix")
+
+
+def mended(caller):
+    copy = caller.copy_of_kept()
+    (shell,) = [line.split('"')[1] for line in (copy / "env-vars").read_text().splitlines() if line.startswith("declare -x SHELL=")]
+    test = copy / "greeting" / "tests" / "is-polite"
+    test.write_text(test.read_text().replace("#!/usr/bin/env bash", f"#!{shell}", 1))
+    return copy
+
+
+def resumed(keeper, *options):
+    return keeper.caller.run(keeper.caller.program, "resume", "--keep-session", "fix", *map(str, options), env=keeper.env)
+
+
+def test_a_resumed_build_that_is_kept_is_done_where_it_succeeds(caller):
+    keeper = Keeper(caller)
+    assert resumed(keeper, mended(caller)).returncode == 0
+    is_done(keeper, "fix")
+
+
+@pytest.mark.parametrize("how", ["from checkPhase", "from the beginning"])
+def test_a_resumed_build_that_is_kept_tells_where_it_failed(caller, how):
+    keeper = Keeper(caller)
+    copy = mended(caller)
+    if how == "from checkPhase":
+        with open(copy / "greeting" / "Makefile", "a") as makefile:
+            makefile.write("install:\n\tmkdir $(PREFIX)/once\n\tfalse\n")
+        failed, options = "installPhase", [copy]
+    else:
+        failed, options = "checkPhase", ["--from", "unpackPhase", copy]
+    result = resumed(keeper, *options)
+    assert result.returncode == 2, result
+    with shell_entered(keeper, "fix") as terminal:
+        header = terminal.wait_for(rf"(?s)(.*)greeting:{failed}\] /build/greeting \$ ")[1]
+        if failed == "installPhase":
+            assert "greeting-1.0 failed in installPhase, in this session\r\n" in header and "last lines" not in header
+        else:
+            assert "greeting-1.0 failed in checkPhase\r\n" in header and "Error 127" in header
+        said = answer(terminal, "resume 2>&1")
+        assert "File exists" not in said and f"{failed} failed with status 2" in said
+        # Nobody has put anything there by hand.
+        assert "before-resume" not in said
+        leave(terminal)
+
+
 def test_a_build_that_has_not_begun_has_not_failed(keeper):
     """Whatever became of it elsewhere: the store has the log of that."""
     derivation = keeper.caller.builds.derivation(keeper.caller.builds.by_root("greeting"))

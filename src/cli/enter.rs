@@ -24,7 +24,7 @@ use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
 use crate::sandbox::{self, Groundwork};
-use crate::scratch::{Made, Scratch};
+use crate::scratch::{Earlier, Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::session_patch::Outside;
 
@@ -148,7 +148,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         None => Scratch::create(&scratch_parent, kept_directory)?,
     };
     if let Some(interactive) = &mut interactive {
-        interactive.fill(&scratch, None, &build, &caller)?;
+        interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }
     let check_interrupt = || signals.check_interrupt();
     let filling = options.sandbox.filling(&build, &check_interrupt);

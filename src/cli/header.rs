@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::say::printable;
 use crate::failed_build::FailedBuild;
 use crate::failed_log::{FailedLog, Origin};
+use crate::failed_phase::FailedPhase;
 use crate::kept_session::SessionName;
 
 /// As much as is shown of a line of the log, in characters: compilers are called with long lines.
@@ -26,11 +27,17 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
         None => directory.clone(),
     };
     let mut lines = Vec::new();
+    // What was run in a session since is in no log.
+    let in_session = build.kept.as_ref().and_then(|kept| kept.failed_phase.as_ref()?.name.as_deref());
+    let in_session = in_session.filter(|phase| log.and_then(FailedLog::failed_phase) != Some(phase));
+    let log = log.filter(|_| in_session.is_none());
     let phase = log.and_then(FailedLog::failed_phase).filter(|_| build.has_failed());
-    lines.push(match (phase, build.has_failed()) {
-        (Some(phase), _) => format!("{name} failed in {phase}"),
-        (None, true) => format!("{name} failed"),
-        (None, false) => format!("{name}, before it is built"),
+    lines.push(match (in_session, phase, build.has_failed()) {
+        (Some(FailedPhase::DONE), ..) => format!("{name}: in this session all phases have succeeded"),
+        (Some(phase), ..) => format!("{name} failed in {phase}, in this session"),
+        (None, Some(phase), _) => format!("{name} failed in {phase}"),
+        (None, None, true) => format!("{name} failed"),
+        (None, None, false) => format!("{name}, before it is built"),
     });
     if let Some(derivation) = &build.derivation {
         lines.push(format!("  derivation: {}", derivation.path.display()));

@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use rustix::stdio::{stderr, stdin};
@@ -16,7 +15,7 @@ use crate::failed_log::FailedLog;
 use crate::failed_phase::FailedPhase;
 use crate::history::History;
 use crate::plan::Session;
-use crate::scratch::Scratch;
+use crate::scratch::{Earlier, Scratch};
 use crate::session_shell::SessionShell;
 use crate::start_of_phase::outputs_of_last_phase;
 
@@ -87,15 +86,14 @@ impl Interactive {
         }
     }
 
-    /// Puts into the scratch directory what the session is to find, `outputs_made` as of [`Scratch::add_session`]. To be called before
-    /// [`Scratch::fill`]. That nothing of it will be kept is said, and no error.
+    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be kept is said, and no error.
     ///
     /// # Errors
     /// As of [`Scratch::add_session`].
     pub fn fill(
         &mut self,
         scratch: &Scratch,
-        outputs_made: Option<SystemTime>,
+        earlier: Earlier<'_>,
         build: &FailedBuild,
         caller: &Caller,
     ) -> Result<()> {
@@ -104,7 +102,7 @@ impl Interactive {
             say_error(&error.context("what you type is not kept for the next session"));
             None
         });
-        scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), outputs_made, caller)
+        scratch.add_session(self.history.as_ref().map_or(&[], |history| &history.before), earlier, caller)
     }
 
     /// Keeps what was typed, when the session has ended. That it cannot be kept is said, and no error.

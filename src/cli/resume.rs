@@ -24,7 +24,7 @@ use crate::nix::Settings;
 use crate::phases::Work;
 use crate::plan::{self, Plan};
 use crate::sandbox;
-use crate::scratch::{PHASE_NOTE, Scratch};
+use crate::scratch::{Earlier, PHASE_NOTE, PhasesRun, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::session_patch::Outside;
 use crate::shell_script::{self, Phases};
@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut build = FailedBuild::open(&named.path, &wishes, &settings)?;
     let mut task = task(options, &build)?;
     begin_anew(&mut build, &task, &wishes, &settings)?;
-    if options.shell_on_failure {
+    if options.shell_on_failure || options.keep_session.is_some() {
         task.run_phases_of_whole(&build);
     }
     prepare(&mut build, &task);
@@ -132,7 +132,8 @@ pub fn run(options: &Options) -> Result<u8> {
         Some(_) => None,
         None => options.patch.begin(&build, &caller, &scratch, options.shell_on_failure)?,
     };
-    let note = options.shell_on_failure.then(|| build.build_directory.join(PHASE_NOTE));
+    let is_noted = options.shell_on_failure || options.keep_session.is_some();
+    let note = is_noted.then(|| build.build_directory.join(PHASE_NOTE));
     let command = command(&build, &task, note.as_deref())?;
     let plan_in = |scratch: &Scratch| {
         let plan = Plan::new(&build, &settings, &caller, scratch.directories(), &command)?;
@@ -161,16 +162,19 @@ pub fn run(options: &Options) -> Result<u8> {
         }
         status => status?,
     };
-    let failed_phase = scratch.take_phase_note(build.kept.as_ref());
+    let phases_run = scratch.take_phase_note(build.kept.as_ref());
+    let failed_phase = phases_run.as_ref().map(|phases| phases.last().to_owned());
     let mut was_a_shell_open = false;
+    run.note_phases(status, &task, phases_run.as_ref());
     let status = match status {
         0 => Ok(tell_success(&build, &task, &scratch)),
-        failure if options.shell_on_failure && !ENDED_BY_US.contains(&failure) => {
+        status if options.shell_on_failure && !ENDED_BY_US.contains(&status) => {
             let what = failed_phase.as_deref().unwrap_or("the build");
-            say(format_args!("{what} failed with status {failure}; here is a shell where it did"));
+            say(format_args!("{what} failed with status {status}; here is a shell where it did"));
             was_a_shell_open = true;
-            let opened = run.open_shell(&mut scratch, &Failure { phase: failed_phase, source_root: task.source_root });
-            opened.map_or_else(Err, |()| Ok(failure))
+            let failure = Failure { phase: failed_phase, source_root: task.source_root };
+            let opened = run.open_shell(&mut scratch, &failure, phases_run.as_ref());
+            opened.map(|()| run.status_after_shell(&scratch).unwrap_or(status))
         }
         failure => Ok(failure),
     };
@@ -341,9 +345,23 @@ impl Run<'_> {
         Ok(limits.status(ending))
     }
 
+    /// Has a session that is kept know what was run, and how that ended.
+    fn note_phases(&mut self, status: u8, task: &Task, run: Option<&PhasesRun>) {
+        let Some(held) = &mut self.held else { return };
+        let is_one_alone = task.phases.as_ref().is_some_and(|phases| phases.is_only_one);
+        if let Some(run) = run.filter(|_| !is_one_alone) {
+            let phase = self.failed_phase.get_or_insert_default();
+            phase.take_note(run.last_as_note());
+            if status == 0 {
+                phase.name = Some(FailedPhase::DONE.into());
+            }
+        }
+        held.note_phases(self.failed_phase.clone(), run.cloned());
+    }
+
     /// Opens a shell on what the failed phase has left, as `nix-build-shell BUILD_DIR` does on a kept directory: in another sandbox
     /// around the same copy and the same outputs.
-    fn open_shell(&mut self, scratch: &mut Scratch, failure: &Failure) -> Result<()> {
+    fn open_shell(&mut self, scratch: &mut Scratch, failure: &Failure, run: Option<&PhasesRun>) -> Result<()> {
         let Self { options, build, settings, caller, .. } = *self;
         let copy = scratch.prepare_again(build.kept.as_ref(), caller)?;
         let derivation = build.derivation.as_ref().map(|derivation| derivation.path.clone());
@@ -361,7 +379,7 @@ impl Run<'_> {
         if is_at_terminal() {
             let mut prepared = Interactive::prepare(&mut left, options.sandbox.shell.as_deref(), failure)?;
             prepared.note_outputs(&left, &scratch.outputs());
-            prepared.fill(scratch, None, &left, caller)?;
+            prepared.fill(scratch, Earlier { phases_run: run, ..Earlier::default() }, &left, caller)?;
             interactive = Some(prepared);
         }
         let session = interactive.as_ref().map(|interactive| &interactive.session);
@@ -385,6 +403,25 @@ impl Run<'_> {
             interactive.keep_history(scratch, caller);
         }
         Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// The status where somebody has mended it in the shell, and has resumed it there to the end: then the build succeeds, as far as
+    /// Nix would miss no output.
+    fn status_after_shell(&self, scratch: &Scratch) -> Option<u8> {
+        let mut state = FailedPhase::default();
+        state.take_note(&scratch.phase_of_session()?);
+        let is_done = state.name.as_deref() == Some(FailedPhase::DONE);
+        let derivation = self.build.derivation.as_ref().filter(|_| self.build.store_view != StoreView::Whole);
+        let is_missing = derivation.is_some_and(|derivation| {
+            let Self { build, .. } = self;
+            MadeOutputs::of(derivation, build.kept.as_ref(), &build.store, &scratch.outputs())
+                .missing()
+                .next()
+                .is_some()
+        });
+        is_done.then_some(is_missing.into())
     }
 }
 

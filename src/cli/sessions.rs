@@ -132,7 +132,7 @@ impl Enter {
         idle.take_over_outputs(&mut build, caller)?;
         if let Some(interactive) = &mut interactive {
             interactive.note_outputs(&build, &idle.scratch.outputs());
-            interactive.fill(&idle.scratch, idle.outputs_made(), &build, caller)?;
+            interactive.fill(&idle.scratch, idle.earlier(), &build, caller)?;
         }
         let shell = interactive.as_ref().map(|interactive| &interactive.session);
         let directories = idle.scratch.directories();

@@ -13,7 +13,7 @@ use crate::failed_phase::FailedPhase;
 use crate::kept_build::KeptBuild;
 use crate::nix::SandboxPath;
 use crate::nix::store::Store;
-use crate::scratch::Scratch;
+use crate::scratch::{PhasesRun, Scratch};
 
 /// How a session's sandbox was made, and when. What was found out is in it as if it had been asked for, so that it is the same
 /// sandbox again whatever becomes of the kept build directory.
@@ -48,6 +48,9 @@ pub struct Description {
     /// When its outputs were as they had been copied, or as phases had made them: what is younger somebody has made by hand.
     #[serde(default)]
     pub outputs_made: Option<SystemTime>,
+    /// The phases that were run in it, for its next shell.
+    #[serde(default)]
+    pub phases_run: Option<PhasesRun>,
     /// What was added to its last sandbox.
     pub additions: Additions,
 }
@@ -78,6 +81,7 @@ impl Description {
             bind_writable: bound(HostAccess::Writable),
             failed_phase,
             outputs_made: Some(SystemTime::now()),
+            phases_run: None,
             additions: build.additions.clone(),
         }
     }
@@ -98,6 +102,7 @@ impl Description {
                 *phase = noted;
             }
         }
+        self.phases_run = directory.phases_run_in_session().or_else(|| self.phases_run.take());
         self.outputs_made = directory.outputs_made_in_session().or(self.outputs_made);
     }
 

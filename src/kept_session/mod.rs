@@ -29,11 +29,12 @@ pub use self::removal::Condemned;
 use self::running::Running;
 use crate::caller::Caller;
 use crate::failed_build::{FailedBuild, StoreView, Wishes};
+use crate::failed_phase::FailedPhase;
 use crate::nix::Settings;
 use crate::plan::{self, BUILD, HostDirectories, Plan};
 use crate::record;
 use crate::sandbox::{NamespaceHandles, Sandbox};
-use crate::scratch::{SESSION_RECORD, Scratch, linked_session};
+use crate::scratch::{Earlier, PhasesRun, SESSION_RECORD, Scratch, linked_session};
 use crate::state_directory::StateDirectory;
 
 /// Where the sessions are, in the caller's state directory.
@@ -317,9 +318,10 @@ impl Idle {
         Ok(build)
     }
 
-    /// When the outputs were as they had been copied, or as phases had made them; nothing where that is not known.
-    pub fn outputs_made(&self) -> Option<SystemTime> {
-        self.description.outputs_made
+    /// What the next shell of it goes on with.
+    pub fn earlier(&self) -> Earlier<'_> {
+        let Description { outputs_made, phases_run, .. } = &self.description;
+        Earlier { outputs_made: *outputs_made, phases_run: phases_run.as_ref() }
     }
 
     /// Gives `build`, to which nothing will be added any more, what is in the session's copy of the outputs.
@@ -424,6 +426,13 @@ impl Held {
         record::write(scratch.handle(), RUNNING, &running, caller).with_context(cannot_keep)?;
         record::write(scratch.handle(), DESCRIPTION, &description, caller).with_context(cannot_keep)?;
         Ok(Self { caller: *caller, name: name.clone(), description })
+    }
+
+    /// Notes which phase failed last, or that none did, and which were run.
+    pub fn note_phases(&mut self, failed_phase: Option<FailedPhase>, phases_run: Option<PhasesRun>) {
+        self.description.failed_phase = failed_phase;
+        self.description.phases_run = phases_run;
+        self.description.outputs_made = Some(SystemTime::now());
     }
 
     /// Notes that the sandbox has ended, all of it, and lets go of the session. Returns what to tell the user.

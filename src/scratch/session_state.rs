@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, fchown, mkdirat, openat};
 
-use super::{DIRECTORY, Scratch};
+use super::{DIRECTORY, PhasesRun, Scratch};
 use crate::caller::Caller;
 use crate::plan::SESSION;
 use crate::quiet_open::{open_quietly, read_quietly};
@@ -27,23 +27,33 @@ const PHASE_TIMES: &str = "phase-times";
 const PHASE_TIMES_LIMIT: u64 = 1 << 20;
 /// The file whose time tells when phases had made the outputs that there are.
 const OUTPUTS_MADE: &str = "outputs";
+/// The file with the phases that were run.
+const PHASES_RUN: &str = "began";
+
+/// What a session goes on with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Earlier<'a> {
+    /// When the outputs that it had before were as phases had made them.
+    pub outputs_made: Option<SystemTime>,
+    /// The phases that were run before.
+    pub phases_run: Option<&'a PhasesRun>,
+}
 
 impl Scratch {
-    /// Makes the directory for a session of `caller`'s, with what was typed in earlier ones. Where the session goes on with outputs that
-    /// it had before, `outputs_made` is when these were as phases had made them. To be called before [`fill`](Self::fill), which lets
-    /// others in.
+    /// Makes the directory for a session of `caller`'s, with what was typed in earlier ones, and what it goes on with. To be called before
+    /// [`fill`](Self::fill), which lets others in.
     ///
     /// # Errors
     /// No room.
-    pub fn add_session(&self, history: &[u8], outputs_made: Option<SystemTime>, caller: &Caller) -> Result<()> {
+    pub fn add_session(&self, history: &[u8], earlier: Earlier<'_>, caller: &Caller) -> Result<()> {
         // In one that is the caller's already he could lead root astray.
         if self.is_handed_over(caller)? {
-            return caller.with_own_rights(|| self.make_session(history, outputs_made, caller))?;
+            return caller.with_own_rights(|| self.make_session(history, earlier, caller))?;
         }
-        self.make_session(history, outputs_made, caller)
+        self.make_session(history, earlier, caller)
     }
 
-    fn make_session(&self, history: &[u8], outputs_made: Option<SystemTime>, caller: &Caller) -> Result<()> {
+    fn make_session(&self, history: &[u8], earlier: Earlier<'_>, caller: &Caller) -> Result<()> {
         let what = "make the directory of the session";
         mkdirat(&self.handle, SESSION, Mode::RWXU).map_err(|errno| self.no_room_or(errno, what))?;
         let directory = openat(&self.handle, SESSION, DIRECTORY, Mode::empty()).context("cannot open what was made")?;
@@ -55,9 +65,14 @@ impl Scratch {
         let mut file = new_file(HISTORY)?;
         file.write_all(history).context("cannot write the history of the session")?;
         let mut made = vec![OwnedFd::from(file)];
-        if let Some(time) = outputs_made {
+        if let Some(time) = earlier.outputs_made {
             let file = new_file(OUTPUTS_MADE)?;
             file.set_times(FileTimes::new().set_modified(time)).context("cannot set the time of a file")?;
+            made.push(file.into());
+        }
+        if let Some(phases) = earlier.phases_run {
+            let mut file = new_file(PHASES_RUN)?;
+            file.write_all(phases.as_bytes()).context("cannot write what was run in the session")?;
             made.push(file.into());
         }
         made.push(directory);
@@ -77,6 +92,11 @@ impl Scratch {
     /// What the shell has noted of when phases ran.
     pub fn phase_times_of_session(&self) -> Option<Vec<u8>> {
         self.file_of_session(PHASE_TIMES, PHASE_TIMES_LIMIT)
+    }
+
+    /// The phases that were run in the session or before it, as far as it has told.
+    pub fn phases_run_in_session(&self) -> Option<PhasesRun> {
+        PhasesRun::parse(self.file_of_session(PHASES_RUN, PHASE_LIMIT)?)
     }
 
     /// When phases had made the outputs that the session has left, as far as it has told.
@@ -110,7 +130,7 @@ mod tests {
     fn only_a_file_is_taken_for_a_history() {
         let parent = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(parent.path(), None).unwrap();
-        scratch.add_session(b"make\n", None, &Caller::current()).unwrap();
+        scratch.add_session(b"make\n", Earlier::default(), &Caller::current()).unwrap();
         assert_eq!(scratch.history_of_session().unwrap(), b"make\n");
         let file = scratch.path.join(SESSION).join(HISTORY);
         fs::remove_file(&file).unwrap();

@@ -34,7 +34,7 @@ pub struct Phases {
 }
 
 /// The command that runs `phases` with `shell`, as far as the build's stdenv has them, without reading from a terminal. At the begin of
-/// each phase its name is written to the file `note`, a path in the sandbox, if there is one.
+/// each phase its name, the directory and the outputs that there are are added to the file `note`, a path in the sandbox, if there is one.
 ///
 /// It ends as the build would have ended: with the status of the phase that fails, after stdenv's failure hook. Where there is no such
 /// phase or directory it says so and ends with the status 125.
@@ -265,7 +265,12 @@ mod tests {
         let variables = [("phases", "otherPhase buildPhase checkPhase otherPhase"), ("doCheck", "1")];
         let with_note = |directory: &Path| resume(&bash(), &phases("otherPhase", false, directory), Some(&note));
         assert_eq!(said(&run(OLD_STDENV, &variables, &with_note)).2, 1);
-        assert_eq!(fs::read_to_string(&note).unwrap(), "checkPhase");
+        let noted = fs::read_to_string(&note).unwrap();
+        let directory = place.path().join("src").display().to_string();
+        assert_eq!(
+            noted,
+            ["otherPhase", "buildPhase", "checkPhase"].map(|phase| format!("{phase}\0{directory}\0\0")).concat()
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 # resume.sh from PHASE DIRECTORY SOURCE_ROOT NOTE   PHASE, which begins in DIRECTORY, and all after it
 # resume.sh only PHASE DIRECTORY SOURCE_ROOT NOTE   PHASE alone
 #
-# SOURCE_ROOT is the directory that unpackPhase has made, and NOTE a file to write the name of each phase to as it begins; either may
-# be nothing.
+# SOURCE_ROOT is the directory that unpackPhase has made, and NOTE a file to which is added, as each phase begins: its name, the directory
+# and the outputs that there are, with a zero byte after each; either may be nothing.
 # shellcheck disable=SC2034,SC2154
 exec 9<&-
 nbsHow=$1 nbsPhase=${2-} nbsDirectory=${3-} nbsSourceRoot=${4-} nbsNote=${5-}
@@ -72,6 +72,6 @@ nbsRecall "$nbsPhase"
 if nbsIsFunction definePhases; then definePhases; fi
 if nbsHasText genericBuild GZIP_NO_TIMESTAMPS; then export GZIP_NO_TIMESTAMPS=1; fi
 for curPhase in "${nbsLeft[@]}"; do
-    if [[ -n $nbsNote ]]; then printf '%s' "$curPhase" >| "$nbsNote"; fi
+    if [[ -n $nbsNote ]]; then printf '%s\0%s\0%s\0' "$curPhase" "$PWD" "$(nbsOutputsThere)" >> "$nbsNote"; fi
     runPhase "$curPhase"
 done

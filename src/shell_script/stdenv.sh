@@ -69,6 +69,28 @@ nbsRecall() {
     done
 }
 
+# The paths of the outputs, each with its name in front, a line each.
+nbsOutputs() {
+    local names name
+    if [[ $(declare -p outputs 2> /dev/null) == 'declare -A'* ]]; then
+        names=("${!outputs[@]}")
+    else
+        # shellcheck disable=SC2206
+        names=(${outputs-out})
+    fi
+    for name in "${names[@]}"; do echo "$name ${!name-}"; done
+}
+
+nbsIsThere() { [[ -e $1 || -L $1 ]]; }
+
+# The paths of the outputs that there are.
+nbsOutputsThere() {
+    local name path
+    while read -r name path; do
+        if nbsIsThere "$path"; then printf '%s ' "$path"; fi
+    done < <(nbsOutputs)
+}
+
 # Keeps the lines that stdenv writes for Nix, which shows them to nobody, from a terminal.
 nbsHideFromTerminal() {
     if nbsIsFunction showPhaseHeader && nbsHasText showPhaseHeader NIX_LOG_FD; then

@@ -82,13 +82,17 @@ pub const STORIES: &[(&str, &str)] = &[
     (
         "keep-session",
         "Keep what is done in the sandbox, in /build and in the sandbox's store, as a session that «nix-build-shell sessions enter \
-         NAME» enters again, and save no patch.",
+         NAME» enters again. A patch of what was changed is saved when the session is removed.",
     ),
     (
         "from",
         "Begin with this phase, and not with the one that failed. With unpackPhase it begins anew in an empty directory.",
     ),
     ("only", "Run this phase and no other."),
-    ("shell-on-failure", "Where a phase fails, open a shell on what it has left."),
+    (
+        "shell-on-failure",
+        "Where a phase fails, open a shell on what it has left. The exit status is that of the phase, or 0 where all was resumed to the \
+         end in that shell.",
+    ),
     ("json", "Print the list for programs to read."),
 ];

@@ -91,6 +91,9 @@ resume() {
         nbsHad[$nbsEach]=$nbsThere
         unset -v 'nbsRan[$nbsEach]'
     done < "$nbsDirectory/state/phases.$$"
+    for nbsEach in "${!nbsBegan[@]}"; do
+        printf '%s\0%s\0%s\0' "$nbsEach" "${nbsBegan[$nbsEach]}" "${nbsHad[$nbsEach]}"
+    done >| "$nbsDirectory/state/began"
     nbsStampOutputs
     if ((nbsResult != 0)); then
         if [[ $nbsHow == from && -n $nbsLast ]]; then
@@ -146,28 +149,6 @@ nbsWhere() {
     else
         echo "$nbsTop"
     fi
-}
-
-# The paths of the outputs, each with its name in front, a line each.
-nbsOutputs() {
-    local names name
-    if [[ $(declare -p outputs 2> /dev/null) == 'declare -A'* ]]; then
-        names=("${!outputs[@]}")
-    else
-        # shellcheck disable=SC2206
-        names=(${outputs-out})
-    fi
-    for name in "${names[@]}"; do echo "$name ${!name-}"; done
-}
-
-nbsIsThere() { [[ -e $1 || -L $1 ]]; }
-
-# The paths of the outputs that there are.
-nbsOutputsThere() {
-    local name path
-    while read -r name path; do
-        if nbsIsThere "$path"; then printf '%s ' "$path"; fi
-    done < <(nbsOutputs)
 }
 
 # The outputs are as phases have made them. By the clock of files, which ticks 100 times a second and more, all that is made from now on
@@ -228,6 +209,11 @@ nbsListOutputs() (
     ((${#missing[@]} == 0))
 )
 
+# What phases found that were run before somebody came in here.
+if [[ -s $nbsDirectory/state/began ]]; then
+    while IFS= read -r -d '' nbsPath && IFS= read -r -d '' nbsBegan["$nbsPath"] && IFS= read -r -d '' nbsHad["$nbsPath"]; do :; done \
+        < "$nbsDirectory/state/began"
+fi
 # What the phase that failed found. In a session that is entered again the time of the file is that of the outputs.
 [[ -e $nbsDirectory/state/outputs ]] || nbsStampOutputs
 if [[ -n $nbsPhase ]]; then
