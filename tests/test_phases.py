@@ -231,6 +231,18 @@ def test_to_unpack_again_begins_anew(root):
     ]
 
 
+def test_after_unpacking_failed_at_its_end_what_follows_begins_in_the_sources(root):
+    """As it does with «cd greeting; runPhase patchPhase»."""
+    kept = root.kept("failing.plain.unpackPhase")
+    result = call(root, "resume", "--from", "patchPhase", build_dir=kept)
+    assert result.returncode == 0, result
+    assert "failed" not in result.stderr and re.findall("Running phase: (.*)", result.stdout)[0] == "patchPhase"
+    # Unpacked anew it fails anew.
+    result = call(root, "resume", build_dir=kept)
+    assert (result.returncode, re.findall("Running phase: (.*)", result.stdout)) == (3, PHASES[:1])
+    assert "begins anew, in an empty directory" in result.stderr
+
+
 def test_what_has_no_phases_is_built_again(root):
     for package, text in [("fails-before-phases", "no phase begins"), ("fails-early", "this builder gives up at once")]:
         result = call(root, "resume", build_dir=root.kept(package))

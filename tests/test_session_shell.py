@@ -327,6 +327,23 @@ def test_resume_takes_the_same_as_outside(caller):
         leave(terminal)
 
 
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+def test_where_unpacking_failed_at_its_end_it_is_done_again_beside_what_was_there(root, mode):
+    with session(root, f"--build-dir-mode={mode}", package="failing.plain.unpackPhase") as terminal:
+        terminal.wait_for(r":unpackPhase\] /build \$ ")
+        where = "configurePhase='echo in $PWD,'; resume --only configurePhase 2>&1; unset configurePhase"
+        assert "\nin /build/greeting,\n" in answer(terminal, where)
+        said = answer(terminal, "cd /build/greeting; echo mine > mine; resume 2>&1; echo status=$?")
+        assert "unpackPhase begins without sources, as in the build; what was there is in /build/before-resume now\n" in said
+        assert said.endswith("unpackPhase failed with status 3\nstatus=3\n"), said
+        assert answer(terminal, "pwd -P; ls mine; cat ../before-resume/*/mine") == (
+            "/build/greeting\nls: cannot access 'mine': No such file or directory\nmine\n"
+        )
+        said = answer(terminal, "touch /build/mended; resume 2>&1; echo status=$?")
+        assert "in /build/before-resume-2 now\n" in said and "the build is complete\n" in said and said.endswith("status=0\n"), said
+        leave(terminal)
+
+
 def test_an_output_that_nobody_made_is_missed_in_the_session_too(root):
     with session(root, package="two-outputs") as terminal:
         terminal.wait_for(r"\$ ")

@@ -28,6 +28,7 @@ let
   '';
 
   phases = {
+    unpackPhase = { postUnpack = show-and-fail; };
     configurePhase = { preConfigure = show-and-fail; };
     buildPhase = { preBuild = show-and-fail; };
     checkPhase = { preCheck = show-and-fail; };

@@ -226,10 +226,14 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     if phase == "patchPhase" && state == Some(PhaseState::Failed) {
         say("patchPhase meets what it has patched already; --from unpackPhase begins with untouched sources");
     }
+    let comes_after_failure = state == Some(PhaseState::NotReached);
     let directory = if begins_anew {
         build.build_directory.clone()
     } else {
-        directory_of(build, state == Some(PhaseState::Done), log.as_ref().map(|log| &log.log))
+        // The phase that unpacks the sources does not begin in them, as those after it do.
+        let is_unpacked = comes_after_failure && progress.failed_phase() == Some("unpackPhase");
+        let is_in_sources = is_unpacked || state == Some(PhaseState::Done);
+        directory_of(build, is_in_sources, log.as_ref().map(|log| &log.log))
     };
     let phases = Phases {
         first: phase.to_owned(),
@@ -237,7 +241,6 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
         directory,
         source_root: source_root.clone(),
     };
-    let comes_after_failure = state == Some(PhaseState::NotReached);
     Ok(Task { phases: Some(phases), begins_anew, comes_after_failure, source_root })
 }
 

@@ -72,7 +72,9 @@ resume() {
         nbsSay "$nbsFirst is none of the phases; «phases» lists them"
         return 125
     fi
-    if [[ $'\n'$nbsAll$'\n' == *$'\n'unpackPhase$'\n'* ]] && nbsIsUnpacked; then
+    if [[ $'\n'$nbsAll$'\n' == *$'\n'unpackPhase$'\n'* && $nbsPhase == unpackPhase ]]; then
+        nbsClearTop || return 125
+    elif [[ $'\n'$nbsAll$'\n' == *$'\n'unpackPhase$'\n'* ]] && nbsIsUnpacked; then
         nbsSay "the sources are unpacked already, and your changes are among them; outside of the sandbox «nix-build-shell resume --from unpackPhase» begins anew"
         return 125
     fi
@@ -95,6 +97,8 @@ resume() {
         printf '%s\0%s\0%s\0' "$nbsEach" "${nbsBegan[$nbsEach]}" "${nbsHad[$nbsEach]}"
     done >| "$nbsDirectory/state/began"
     nbsStampOutputs
+    # The directory that we are in may have been moved away, and another be in its place.
+    [[ . -ef $PWD ]] || cd -- "$PWD" 2> /dev/null || cd -- "$nbsTop" || true
     if ((nbsResult != 0)); then
         if [[ $nbsHow == from && -n $nbsLast ]]; then
             nbsPhase=$nbsLast
@@ -117,6 +121,21 @@ nbsNote() { printf '%s\0' "$nbsPhase" "$nbsPhaseDirectory" "$1" >| "$nbsDirector
 
 nbsIsUnpacked() { [[ $nbsPhaseDirectory != "$nbsTop" || -n $nbsSourceRoot && -e $nbsTop/$nbsSourceRoot ]]; }
 
+# Nothing can be unpacked twice into one directory: moves away what unpackPhase has made before it failed, with all that was done there.
+nbsClearTop() {
+    local entry made=() aside=$nbsTop/before-resume number=1
+    for entry in "$nbsTop"/*; do
+        if [[ -d $entry && ! -L $entry && ${entry##*/} != before-resume* ]]; then made+=("$entry"); fi
+    done
+    if ((${#made[@]} == 0)); then return 0; fi
+    while nbsIsThere "$aside"; do
+        number=$((number + 1))
+        aside=$nbsTop/before-resume-$number
+    done
+    chmod -R u+w -- "${made[@]}" && mkdir -- "$aside" && mv -- "${made[@]}" "$aside/" || return
+    nbsSay "unpackPhase begins without sources, as in the build; what was there is in $aside now"
+}
+
 # nbsApart PHASE...: runs the phases one by one, with nothing to read, where one that fails, or that calls `exit`, ends no more than
 # this.
 nbsApart() { (nbsResume "$@") < /dev/null; }
@@ -138,10 +157,13 @@ nbsResume() {
     done
 }
 
-# nbsWhere PHASE: the directory in which it begins: where it began before, or what failed did; one before that begins in the sources.
+# nbsWhere PHASE: the directory in which it begins: where it began before, or what failed did; one before that begins in the sources,
+# and so does one after it where that was to unpack them.
 nbsWhere() {
     if [[ -n ${nbsBegan[$1]-} ]]; then
         echo "${nbsBegan[$1]}"
+    elif [[ $nbsPhase == unpackPhase ]] && nbsIsDoneBefore unpackPhase "$1"; then
+        echo "$nbsTop/$nbsSourceRoot"
     elif [[ -z $nbsPhase || $nbsPhase == - || $1 == "$nbsPhase" ]] || nbsIsDoneBefore "$nbsPhase" "$1"; then
         echo "$nbsPhaseDirectory"
     elif nbsIsDoneBefore unpackPhase "$1"; then
