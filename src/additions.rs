@@ -23,6 +23,9 @@ pub struct Additions {
     pub needed: Vec<PathBuf>,
     /// Directories with programs, for the end of `PATH`.
     pub search_path: Vec<PathBuf>,
+    /// What was wanted, and has no such directory.
+    #[serde(default)]
+    pub without_programs: Vec<PathBuf>,
 }
 
 impl Additions {
@@ -31,8 +34,14 @@ impl Additions {
         self.search_path.iter().map(|directory| format!(":{}", directory.display())).collect()
     }
 
-    /// Says in one line what is not part of the build; nothing where there is nothing to say.
-    pub fn sentence(&self) -> Option<String> {
+    /// Says what is not part of the build, and what of it has no programs, a line each.
+    pub fn sentences(&self) -> Vec<String> {
+        let without = self.without_programs.iter();
+        let without = without.map(|path| format!("{} has no bin/, so it adds nothing to PATH", path.display()));
+        self.sentence().into_iter().chain(without).collect()
+    }
+
+    fn sentence(&self) -> Option<String> {
         let wanted: Vec<_> = self.wanted.iter().map(|path| path.display().to_string()).collect();
         let needed = match self.needed.len() {
             _ if wanted.is_empty() => return None,
@@ -72,8 +81,13 @@ impl FailedBuild {
                 None => installable::build(request, &self.store)?,
             };
             self.add_store_paths(&paths)?;
-            for programs in paths.iter().map(|path| path.join("bin")) {
-                if self.store.physical(&programs).is_dir() && !self.additions.search_path.contains(&programs) {
+            let programs: Vec<_> = paths.iter().map(|path| path.join("bin")).collect();
+            let programs: Vec<_> = programs.into_iter().filter(|path| self.store.physical(path).is_dir()).collect();
+            if programs.is_empty() {
+                self.additions.without_programs.extend(paths);
+            }
+            for programs in programs {
+                if !self.additions.search_path.contains(&programs) {
                     self.additions.search_path.push(programs);
                 }
             }
@@ -143,7 +157,7 @@ mod tests {
 
     fn additions(wanted: &[&str], needed: &[&str]) -> Additions {
         let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
-        Additions { wanted: paths(wanted), needed: paths(needed), search_path: Vec::new() }
+        Additions { wanted: paths(wanted), needed: paths(needed), ..Additions::default() }
     }
 
     #[test]

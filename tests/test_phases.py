@@ -213,6 +213,20 @@ def test_whichever_process_may_not_make_a_namespace_it_is_told(root, kind):
     assert f"{setting} is 0" in result.stderr and f"«sudo sysctl {setting}=" in result.stderr
 
 
+def test_the_wrong_way_round_is_told(user):
+    kept = user.kept()
+    for arguments, right in [(["nosuch", str(kept)], f"{kept} nosuch"), (["installPhase", "greeting"], "greeting installPhase")]:
+        result = user.run(user.program, "resume", *arguments)
+        said = f"nix-build-shell: the build comes first, and then the phase: «nix-build-shell resume {right}»\n"
+        assert (result.returncode, result.stderr) == (125, said)
+    result = user.run(user.program, "resume", str(kept), "no phase")
+    assert (result.returncode, result.stderr) == (
+        125, "nix-build-shell: «no phase» is no phase: a phase has letters, digits and underscores\n",
+    )  # fmt: skip
+    result = user.run(user.program, "resume", "--nonsense", str(kept))
+    assert result.stderr.endswith("see «nix-build-shell resume --help»\n")
+
+
 def test_to_unpack_again_begins_anew(root):
     """Nothing can be unpacked twice into one directory; so the build's own sources are taken."""
     kept = root.kept("failing.plain.checkPhase")

@@ -1,6 +1,7 @@
 """The shell of a session: where it starts, what it has, and what is left of it."""
 
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -604,6 +605,18 @@ def test_with_the_whole_store_only_its_programs_are_added(caller, builds):
     debugger = builds.output_by_daemon("debugger")
     result = caller.enter("debug", options=["--store=full", "--with", str(debugger)])
     assert (result.stdout, result.stderr, result.returncode) == ("all the symbols\n", "", 0)
+
+
+def test_what_has_no_programs_is_told_to_add_nothing(caller, builds):
+    debugger = builds.output_by_daemon("debugger")
+    (source,) = re.findall('^declare -x src="(.*)"', (caller.kept() / "env-vars").read_text(), re.MULTILINE)
+    options = ["--with", source, "--with", str(debugger)]
+    told = f"nix-build-shell: {source} has no bin/, so it adds nothing to PATH\n"
+    for result in [
+        caller.enter("debug", options=options),
+        caller.run(caller.program, "resume", *options, "--only", "buildPhase", str(caller.kept())),
+    ]:
+        assert result.returncode == 0 and told in result.stderr and f"{debugger} has no" not in result.stderr, result
 
 
 def test_without_env_vars_it_is_added_as_well(user, builds):

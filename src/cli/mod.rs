@@ -159,12 +159,24 @@ fn check_command(command: &[OsString], after: &str) -> Result<(), clap::Error> {
 }
 
 const WHICH: &str = "Give the one that Nix names after «keeping build directory»";
-const SEE_HELP: &str = "see «nix-build-shell --help»";
+
+/// Where to read what the command line may have: of the subcommand that was called, if one was.
+fn see_help(arguments: impl IntoIterator<Item = OsString>) -> String {
+    let mut grammar = &Invocation::grammar();
+    let mut command = NAME.to_owned();
+    for word in arguments.into_iter().skip(1) {
+        let Some(subcommand) = grammar.find_subcommand(&word) else { break };
+        command = format!("{command} {}", subcommand.get_name());
+        grammar = subcommand;
+    }
+    format!("see «{command} --help»")
+}
 
 /// Shows what clap has to say: help and version as they are, a mistake in one sentence of our own voice. Returns whether it was a
 /// mistake.
 pub fn show_usage(usage: &clap::Error) -> bool {
     let text = usage.to_string();
+    let see_help = see_help(std::env::args_os());
     let first = text.lines().next().unwrap_or_default();
     match usage.kind() {
         ErrorKind::DisplayHelp => {
@@ -181,13 +193,13 @@ pub fn show_usage(usage: &clap::Error) -> bool {
         }
         ErrorKind::MissingRequiredArgument if text.contains("COMMAND [ARG]") => {
             say(format_args!(
-                "build what? Give a command that builds, as in «nix-build-shell build -- nix-build»; {SEE_HELP}"
+                "build what? Give a command that builds, as in «nix-build-shell build -- nix-build»; {see_help}"
             ));
         }
         ErrorKind::MissingRequiredArgument => {
-            say(format_args!("which directory? {WHICH}; {SEE_HELP}"));
+            say(format_args!("which directory? {WHICH}; {see_help}"));
         }
-        _ => say(format_args!("{}; {SEE_HELP}", first.trim_start_matches("error: "))),
+        _ => say(format_args!("{}; {see_help}", first.trim_start_matches("error: "))),
     }
     true
 }
@@ -223,6 +235,15 @@ mod tests {
         assert_eq!(invocation("-v dir phases").unwrap(), r#"enter dir ["phases"]"#);
         assert_eq!(invocation("help").unwrap(), "enter help []");
         assert!(invocation("phases dir").unwrap().starts_with("phases(options { build_dir: some(\"dir\""));
+    }
+
+    #[test]
+    fn the_help_of_what_was_called_is_pointed_to() {
+        let help = |arguments: &str| see_help(std::iter::once(NAME).chain(arguments.split(' ')).map(OsString::from));
+        assert_eq!(help("--nonsense"), "see «nix-build-shell --help»");
+        assert_eq!(help("dir resume"), "see «nix-build-shell --help»");
+        assert_eq!(help("resume --nonsense sessions"), "see «nix-build-shell resume --help»");
+        assert_eq!(help("sessions enter --nonsense"), "see «nix-build-shell sessions enter --help»");
     }
 
     #[test]

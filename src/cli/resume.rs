@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::build_dir::Filled;
@@ -38,7 +38,7 @@ pub struct Options {
     pub build_dir: Option<PathBuf>,
 
     /// Begin with this phase, and not with the one that failed
-    #[arg(value_name = "PHASE", value_parser = phase_name)]
+    #[arg(value_name = "PHASE")]
     pub phase: Option<String>,
 
     /// The same
@@ -73,6 +73,25 @@ fn phase_name(text: &str) -> Result<String, String> {
     if is_name { Ok(text.to_owned()) } else { Err("a phase has letters, digits and underscores".into()) }
 }
 
+impl Options {
+    /// Refuses a phase that is none by its name, and one in the place of the build.
+    ///
+    /// # Errors
+    /// One sentence.
+    fn check_order(&self) -> Result<()> {
+        let (Some(build_dir), Some(phase)) = (&self.build_dir, &self.phase) else { return Ok(()) };
+        let is_path = phase.contains('/') || Path::new(phase).symlink_metadata().is_ok();
+        let is_phase = |text: &str| phase_name(text).is_ok() && (text.ends_with("Phase") || is_path);
+        if let Some(wanted) = build_dir.to_str().filter(|text| is_phase(text))
+            && !phase.ends_with("Phase")
+            && build_dir.symlink_metadata().is_err()
+        {
+            bail!("the build comes first, and then the phase: «nix-build-shell resume {phase} {wanted}»");
+        }
+        phase_name(phase).map(drop).map_err(|reason| anyhow!("«{phase}» is no phase: {reason}"))
+    }
+}
+
 /// The script with which stdenv builds where a package has none of its own: it runs the phases, and nothing else.
 const USUAL_BUILDER: &[u8] = b"-default-builder.sh";
 /// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP, SIGINT or
@@ -97,6 +116,7 @@ struct Task {
 /// # Errors
 /// One sentence where it is not known what to run, or no sandbox could be made.
 pub fn run(options: &Options) -> Result<u8> {
+    options.check_order()?;
     let wanted = Wanted {
         argument: options.build_dir.as_deref(),
         store_root: options.sandbox.store_root.as_deref(),

@@ -123,7 +123,7 @@ impl SandboxOptions {
             say(format_args!("warning: Nix built this without its sandbox, in {top}; in here the build is in {here}"));
         }
         build.notes.iter().for_each(say);
-        build.additions.sentence().iter().for_each(say);
+        build.additions.sentences().iter().for_each(say);
         tell_limits(plan);
         filled.tell(build);
         let CopySummary { entries, bytes, left_out } = &filled.copied;
