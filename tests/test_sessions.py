@@ -610,9 +610,9 @@ CHANGES = r"""
     echo new > new
     chmod +x greeting.c
     touch tests/*
+    touch -r tests/is-polite /tmp/time; sed -i s/polite/etilop/ tests/is-polite; touch -r /tmp/time tests/is-polite
     echo '#!/bin/sh' > tests/another; cp tests/another /build/elsewhere
     echo object > greeting.o; mkdir -p build; echo made > build/made
-    rm -f tests/is-polite
 """
 
 
@@ -981,6 +981,37 @@ def test_it_is_kept_by_whoever_looks_for_it_and_by_the_next_session_at_once(keep
         terminal.type("exit\n")
         terminal.end()
     assert len(keeper.listed()) == 2
+
+
+def test_what_phases_had_made_is_gone_and_the_session_knows_it(keeper):
+    """The outputs were in the memory of a sandbox that nobody had asked to keep."""
+    shell_killed(keeper, "patchShebangs tests > /dev/null; resume > /dev/null 2>&1")
+    name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
+    with shell_entered(keeper, name) as terminal:
+        terminal.wait_for("greeting-1.0 failed in checkPhase\r\n")
+        terminal.wait_for(PROMPT)
+        assert "the build is complete" in answer(terminal, "resume 2>&1")
+        terminal.type("exit\n")
+        terminal.end()
+
+
+def test_that_of_somebody_else_is_left_to_him(user, root):
+    keeper, roots = Keeper(user), Keeper(root)
+    shell_killed(keeper, "touch /build/edit")
+    left = scratch_directories(user.tmpdir)
+    env = {**roots.env, "TMPDIR": str(user.tmpdir)}
+    assert root.enter("true", env=env).stderr == "" and "killed" not in roots.call(env=env).stderr
+    assert scratch_directories(user.tmpdir) == left != []
+    # What only looks like one of his is none.
+    for owner, name in [(0, "0123456789ab"), (user.uid, "0123456789ac")]:
+        fake = user.tmpdir / f".nix-build-shell-scratch-{name}"
+        fake.mkdir(mode=0o755)
+        (fake / "session.json").mkdir() if owner else (fake / "session.json").write_text("{}")
+        os.chown(fake, owner, owner)
+    recovered(keeper, user.enter("true", env=keeper.env).stderr)
+    (roots_own,) = scratch_directories(user.tmpdir)
+    assert roots_own.name.endswith("ab") and len(keeper.listed()) == 1
+    shutil.rmtree(roots_own)
 
 
 def test_so_is_what_was_typed_after_a_phase_that_fails_anew(keeper):
