@@ -605,12 +605,11 @@ def test_a_session_in_use_is_not_removed(keeper):
 
 CHANGES = r"""
     cd /build/greeting
+    touch -r tests/is-polite /tmp/time; sed -i s/polite/etilop/ tests/is-polite; touch -r /tmp/time tests/is-polite
     sed -i s/Hello/Hullo/ greeting.c
     mv README notes 2>/dev/null || mv Makefile makefile
     echo new > new
     chmod +x greeting.c
-    touch tests/*
-    touch -r tests/is-polite /tmp/time; sed -i s/polite/etilop/ tests/is-polite; touch -r /tmp/time tests/is-polite
     echo '#!/bin/sh' > tests/another; cp tests/another /build/elsewhere
     echo object > greeting.o; mkdir -p build; echo made > build/made
 """
@@ -660,6 +659,20 @@ def test_the_patch_goes_where_it_is_wanted_or_nowhere(keeper):
 def test_where_nothing_was_changed_nothing_is_saved_or_said(every_keeper):
     keeper = every_keeper
     keeper.keep("fix", "cat /build/greeting/*; ls -R /build")
+    removed = keeper.call("remove", "fix")
+    assert (removed.returncode, removed.stdout, removed.stderr) == (0, "removed fix\n", "")
+
+
+def test_what_was_left_out_was_not_removed_and_a_product_that_is_as_it_was_is_not_told(user):
+    keeper = Keeper(user)
+    copy = user.copy_of_kept()
+    (copy / "greeting" / "closed.c").write_text("for root\n")
+    (copy / "greeting" / "closed.c").chmod(0o600)
+    user.give_text(copy / "greeting" / "old.o", "an object\n")
+    user.give(copy / "greeting")
+    options = ["--ignore-unreadable", "--keep-session", "fix"]
+    result = user.enter("bash", "-c", "ls greeting/closed.c; chmod a-w greeting/old.o", build_dir=copy, options=options, env=keeper.env)
+    assert "cannot access" in result.stderr, result
     removed = keeper.call("remove", "fix")
     assert (removed.returncode, removed.stdout, removed.stderr) == (0, "removed fix\n", "")
 
