@@ -416,7 +416,8 @@ impl Run<'_> {
         let plan = plan.executed(terminal.as_ref().map(Terminal::for_command), options.sandbox.as_pid_1);
         let plan = plan.limited(&options.sandbox.limits.limits(), caller)?;
         options.sandbox.tell(&left, &Filled::default(), &plan);
-        if options.keep_session.is_none() && !options.patch.no_patch && !scratch.is_in_place() {
+        let is_typed_into = interactive.is_some() || !options.patch.no_patch;
+        if options.keep_session.is_none() && is_typed_into && !scratch.is_in_place() {
             // Should we be killed, what somebody has typed is not to be taken for a command's leavings.
             let description = Description::of(build, self.failed_phase.clone(), scratch);
             kept_session::note(scratch, &description, caller)?;
