@@ -9,11 +9,12 @@ use clap::{Args, Subcommand};
 use super::header::show_header;
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::{LimitOptions, tell_limits, tell_usage};
-use super::patch_options::PatchOptions;
+use super::patch_options::{PatchOptions, means};
 use super::say::{print, printable, say, say_error};
 use super::table::{age, columns, seconds_since_1970, size};
 use crate::caller::Caller;
 use crate::kept_session::{self, Idle, Joinable, Listed, Session, SessionName, Sessions, no_such_session};
+use crate::limits::Limits;
 use crate::nix::Settings;
 use crate::plan::Plan;
 use crate::sandbox;
@@ -233,7 +234,8 @@ impl Remove {
         let condemned = sessions.condemn(name)?;
         if !self.patch.no_patch {
             let file = self.patch.save_patch.as_deref();
-            condemned.save_patch(file, &Settings::in_force(), caller)?.iter().for_each(say);
+            let (settings, signals, limits) = (Settings::in_force(), Signals::block()?, Limits::default());
+            condemned.save_patch(file, &means(&settings, &signals, &limits), caller)?.iter().for_each(say);
         }
         sessions.remove(condemned)
     }

@@ -11,10 +11,9 @@ use super::running::Running;
 use super::{DESCRIPTION, Description, RUNNING, SessionName, Sessions, description_in, no_such_session};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
-use crate::nix::Settings;
 use crate::record;
 use crate::scratch::Scratch;
-use crate::session_patch::SessionPatch;
+use crate::session_patch::{Means, SessionPatch};
 
 /// A session that is about to be removed; nobody else can enter it.
 #[derive(Debug)]
@@ -78,15 +77,15 @@ impl Condemned {
     ///
     /// # Errors
     /// Where there is nothing to compare with any more, or the patch cannot be written.
-    pub fn save_patch(&self, file: Option<&Path>, settings: &Settings, caller: &Caller) -> Result<Vec<String>> {
+    pub fn save_patch(&self, file: Option<&Path>, means: &Means<'_>, caller: &Caller) -> Result<Vec<String>> {
         let Some((scratch, description)) = &self.content else { return Ok(Vec::new()) };
         let save = || -> Result<Vec<String>> {
             let description = description.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             description.kept_directory()?;
-            let build = FailedBuild::open(&description.build, &description.wishes(), settings)?;
+            let build = FailedBuild::open(&description.build, &description.wishes(), means.settings)?;
             caller.with_own_rights(|| scratch.unlock_build())??;
             let began = description.began.unwrap_or(UNIX_EPOCH + Duration::from_secs(description.created));
-            SessionPatch::of_ended(&build, caller, scratch, (began, description.is_overlay), file)?.save()
+            SessionPatch::of_ended(&build, caller, scratch, (began, description.is_overlay), file)?.save(scratch, means)
         };
         save().with_context(|| {
             format!(

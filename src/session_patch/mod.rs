@@ -114,7 +114,7 @@ impl<'a> SessionPatch<'a> {
         file: Option<&Path>,
     ) -> Result<Self> {
         let kept = build.kept.as_ref().context("there is no directory to compare with")?;
-        let destination = Destination::new(file, kept, caller)?;
+        let destination = Destination::new(file, Some(kept), caller)?;
         let copy = scratch.open_build()?;
         let began = began.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
         let began = (began.as_secs().try_into().unwrap_or(i64::MAX), began.subsec_nanos().into());
@@ -126,7 +126,7 @@ impl<'a> SessionPatch<'a> {
             let was_copied = |path: &[u8]| Content::read(&kept.handle, path, Access::Quietly).is_ok();
             Tree::of_copy_at(began, Tree::of(&kept.handle, Access::Quietly)?, &now, was_copied)
         };
-        Ok(Self { build, kept, caller, copy, before, is_overlay, is_long_ago: true, destination })
+        Ok(Self { build, kept: Some(kept), caller, copy, before, is_overlay, is_long_ago: true, destination })
     }
 
     /// Notes what the copy looks like that has taken the place of an overlay.
