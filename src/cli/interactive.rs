@@ -86,7 +86,8 @@ impl Interactive {
         }
     }
 
-    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be kept is said, and no error.
+    /// Puts into the scratch directory what the session is to find. To be called before [`Scratch::fill`]. That nothing of it will be kept
+    /// is said, and no error.
     ///
     /// # Errors
     /// As of [`Scratch::add_session`].

@@ -51,7 +51,8 @@ pub fn means<'a>(settings: &'a Settings, signals: &'a Signals, limits: &'a Limit
     Means { settings, signals, limits, say: &|text| say(text) }
 }
 
-/// Saves the patch and removes the scratch directory, and keeps the sessions that a SIGKILL has left beside it. Where nothing can be saved, the directory is kept: it has all that was typed.
+/// Saves the patch and removes the scratch directory, and keeps the sessions that a SIGKILL has left beside it. Where nothing can be saved,
+/// the directory is kept: it has all that was typed.
 pub fn save_and_remove(patch: Option<SessionPatch<'_>>, scratch: Scratch, means: &Means<'_>) {
     let saved = patch.map_or(Ok(Vec::new()), |patch| patch.save(&scratch, means));
     match saved {

@@ -180,8 +180,8 @@ pub struct Plan {
 /// The directories on the host that a plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDirectories {
-    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] and [`SESSION`] in it; in the sandbox's mount namespace the new root is
-    /// mounted on it.
+    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] and [`SESSION`] in it; in the sandbox's mount namespace the new
+    /// root is mounted on it.
     pub scratch: PathBuf,
     /// Whether [`OUTPUTS`] is there although nothing is copied into it: then what is built outlives the sandbox.
     pub has_outputs: bool,

@@ -140,8 +140,8 @@ impl<'a> SessionPatch<'a> {
         Ok(())
     }
 
-    /// Writes what was changed since in `scratch`, when no process of the session lives any more. Returns what the user should know of it, a line
-    /// each.
+    /// Writes what was changed since in `scratch`, when no process of the session lives any more. Returns what the user should know of it,
+    /// a line each.
     ///
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.

@@ -95,7 +95,8 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Looks at everything in `directory` but for what is mounted there, or was. Nothing is followed, and nothing but directories is opened.
+    /// Looks at everything in `directory` but for what is mounted there, or was. Nothing is followed, and nothing but directories is
+    /// opened.
     fn look(&mut self, directory: BorrowedFd<'_>, path: &mut Vec<u8>, device: u64, levels: usize) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let length = path.len();
