@@ -685,11 +685,25 @@ def test_where_there_is_nothing_to_compare_with_it_stays(caller):
     keeper.refused("remove", "of-another", mentions=["the session of-another stays", copy, "is not as it was", "--no-patch"])
     shutil.rmtree(copy)
     keeper.refused("remove", "of-another", mentions=["the session of-another stays", copy, "--no-patch"])
+    assert keeper.inside("of-another", "ls edit") == "edit\n"
+    assert keeper.call("remove", "--no-patch", "of-another").stdout == "removed of-another\n"
+
+
+def test_what_was_unpacked_in_the_session_of_a_derivation_is_compared_when_it_is_removed(caller):
+    keeper = Keeper(caller)
     derivation = caller.builds.derivation(caller.builds.by_root("greeting"))
-    keeper.keep("of-none", "touch edit", build_dir=derivation)
-    keeper.refused("remove", "of-none", mentions=["the session of-none stays", "began with a derivation", "--no-patch"])
-    assert keeper.inside("of-another", "ls edit") == keeper.inside("of-none", "ls edit") == "edit\n"
-    assert keeper.call("remove", "--no-patch", "of-another", "of-none").stdout == "removed of-another\nremoved of-none\n"
+    script = "source $stdenv/setup; runPhase unpackPhase; echo '// typed' >> greeting.c"
+    assert keeper.keep("typed", f"{script}; echo a note > ../notes", build_dir=derivation).returncode == 0
+    assert keeper.keep("empty", build_dir=derivation).returncode == 0
+    file = keeper.state / "of-removed.patch"
+    removed = keeper.call("remove", "--save-patch", file, "typed")
+    assert (removed.returncode, removed.stdout) == (0, "removed typed\n"), removed
+    patch = file.read_text()
+    assert re.findall("^diff --git (.*)$", patch, re.M) == ["a/greeting.c b/greeting.c"] and "\n+// typed\n" in patch
+    rest = file.with_suffix(".rest.patch").read_text()
+    assert re.findall("^diff --git (.*)$", rest, re.M) == ["a/notes b/notes"]
+    removed = keeper.call("remove", "empty")
+    assert (removed.returncode, removed.stdout, removed.stderr) == (0, "removed empty\n", "")
 
 
 # --- Joining a session that runs -------------------------------------------------------------------------------------

@@ -120,19 +120,19 @@ impl Description {
         }
     }
 
-    /// The kept directory that it was made of, as it was then.
+    /// The kept directory that it was made of, as it was then; nothing where it began with a derivation.
     ///
     /// # Errors
-    /// Where it has gone, or is another one by now, or was changed; or where there was none.
-    pub fn kept_directory(&self) -> Result<KeptBuild> {
+    /// Where it has gone, or is another one by now, or was changed.
+    pub fn kept_directory(&self) -> Result<Option<KeptBuild>> {
         let Some(phase) = self.failed_phase.as_ref().filter(|phase| phase.times != FailureTimes::default()) else {
-            bail!("it began with a derivation, so there is nothing to compare it with");
+            return Ok(None);
         };
         let kept = KeptBuild::open(&self.build).context("what it was made of cannot be opened")?;
         if FailureTimes::of(&kept) != phase.times {
             bail!("{}, which it was made of, is not as it was when the session began", self.build.display());
         }
-        Ok(kept)
+        Ok(Some(kept))
     }
 
     /// The name of the derivation, without the hash; nothing where Nix did not know it.

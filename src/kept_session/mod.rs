@@ -185,7 +185,10 @@ impl Sessions {
             // Without it the session is as good.
             let _ = recovered::keep_history(&scratch, &description, &self.caller);
         }
-        let layer_of = description.is_overlay.then(|| description.kept_directory()).transpose();
+        let layer_of = match description.is_overlay {
+            true => description.kept_directory(),
+            false => Ok(None),
+        };
         let layer_of = layer_of.with_context(|| cannot_enter(name, &scratch))?;
         description.take_notes(&scratch);
         self.caller

@@ -81,8 +81,12 @@ impl Condemned {
         let Some((scratch, description)) = &self.content else { return Ok(Vec::new()) };
         let save = || -> Result<Vec<String>> {
             let description = description.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            description.kept_directory()?;
-            let build = FailedBuild::open(&description.build, &description.wishes(), means.settings)?;
+            let mut wishes = description.wishes();
+            if description.kept_directory()?.is_none() {
+                // That is what is opened.
+                wishes.derivation = None;
+            }
+            let build = FailedBuild::open(&description.build, &wishes, means.settings)?;
             caller.with_own_rights(|| scratch.unlock_build())??;
             let began = description.began.unwrap_or(UNIX_EPOCH + Duration::from_secs(description.created));
             SessionPatch::of_ended(&build, caller, scratch, (began, description.is_overlay), file)?.save(scratch, means)

@@ -102,7 +102,8 @@ impl<'a> SessionPatch<'a> {
     }
 
     /// The patch of a session in `scratch` that has ended, however long ago: it began at `began` with the kept directory of `build`,
-    /// which is as it was, as a copy or as an overlay. What of a copy was touched since, the times of its files tell.
+    /// which is as it was, as a copy or as an overlay, or with a derivation. What of a copy was touched since, the times of its files
+    /// tell.
     ///
     /// # Errors
     /// As of [`begin`](Self::begin).
@@ -113,20 +114,23 @@ impl<'a> SessionPatch<'a> {
         (began, is_overlay): (SystemTime, bool),
         file: Option<&Path>,
     ) -> Result<Self> {
-        let kept = build.kept.as_ref().context("there is no directory to compare with")?;
-        let destination = Destination::new(file, Some(kept), caller)?;
+        let kept = build.kept.as_ref();
+        let destination = Destination::new(file, kept, caller)?;
         let copy = scratch.open_build()?;
         let began = began.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
         let began = (began.as_secs().try_into().unwrap_or(i64::MAX), began.subsec_nanos().into());
-        let before = if is_overlay {
-            Tree::in_layers(Layers::kept(&kept.handle)?, Some(began))
-        } else {
-            let now = caller.with_own_rights(|| Tree::of(&copy, Access::AsOwner))??;
-            // What nobody could read was left out.
-            let was_copied = |path: &[u8]| Content::read(&kept.handle, path, Access::Quietly).is_ok();
-            Tree::of_copy_at(began, Tree::of(&kept.handle, Access::Quietly)?, &now, was_copied)
+        let before = match kept {
+            // But for what we had put there for the builder, which is in no patch.
+            None => Tree::default(),
+            Some(kept) if is_overlay => Tree::in_layers(Layers::kept(&kept.handle)?, Some(began)),
+            Some(kept) => {
+                let now = caller.with_own_rights(|| Tree::of(&copy, Access::AsOwner))??;
+                // What nobody could read was left out.
+                let was_copied = |path: &[u8]| Content::read(&kept.handle, path, Access::Quietly).is_ok();
+                Tree::of_copy_at(began, Tree::of(&kept.handle, Access::Quietly)?, &now, was_copied)
+            }
         };
-        Ok(Self { build, kept: Some(kept), caller, copy, before, is_overlay, is_long_ago: true, destination })
+        Ok(Self { build, kept, caller, copy, before, is_overlay, is_long_ago: true, destination })
     }
 
     /// Notes what the copy looks like that has taken the place of an overlay.
