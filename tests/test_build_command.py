@@ -288,7 +288,7 @@ def test_a_session_is_opened_where_somebody_can_type(building):
     building.builds.by_root("greeting")
     plain = building.alone("greeting")
     with Terminal(building.caller, *building.command_line(*building.nix_build(attributes=["greeting"]))) as terminal:
-        terminal.wait_for("greeting-1.0 failed in checkPhase")
+        terminal.wait_for(r"greeting-1.0 failed in checkPhase with status 2\r\n")
         terminal.wait_for(PROMPT.format("greeting:checkPhase"))
         terminal.type("exit 0\n")
         assert terminal.end() == plain.returncode

@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use super::say::printable;
+use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::failed_log::{FailedLog, Origin};
 use crate::failed_phase::FailedPhase;
+use crate::kept_builds::ToldFailures;
 use crate::kept_session::SessionName;
 
 /// As much as is shown of a line of the log, in characters: compilers are called with long lines.
@@ -19,7 +21,8 @@ pub fn show_header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option
 /// A few lines: the derivation, the phase that failed, the last lines of the log, and one line of help. What the build says of itself is
 /// escaped, so that a terminal takes it for text.
 ///
-/// The exit status is not among it: Nix tells it, and writes it nowhere. `kept_as` is the name of a session that is kept.
+/// The exit status is among it where Nix told it while `nix-build-shell build` listened: it writes it nowhere. `kept_as` is the name of a
+/// session that is kept.
 fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) -> String {
     let directory = build.name().display().to_string();
     let name = match &build.derivation {
@@ -32,11 +35,13 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
     let in_session = in_session.filter(|phase| log.and_then(FailedLog::failed_phase) != Some(phase));
     let log = log.filter(|_| in_session.is_none());
     let phase = log.and_then(FailedLog::failed_phase).filter(|_| build.has_failed());
+    let how = if build.has_failed() { told_status(build).map(|status| format!(" with status {status}")) } else { None };
+    let how = how.unwrap_or_default();
     lines.push(match (in_session, phase, build.has_failed()) {
         (Some(FailedPhase::DONE), ..) => format!("{name}: in this session all phases have succeeded"),
         (Some(phase), ..) => format!("{name} failed in {phase}, in this session"),
-        (None, Some(phase), _) => format!("{name} failed in {phase}"),
-        (None, None, true) => format!("{name} failed"),
+        (None, Some(phase), _) => format!("{name} failed in {phase}{how}"),
+        (None, None, true) => format!("{name} failed{how}"),
         (None, None, false) => format!("{name}, before it is built"),
     });
     if let Some(derivation) = &build.derivation {
@@ -57,6 +62,12 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
     };
     lines.push(format!("«exit» leaves the sandbox{changes}"));
     lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+/// How the builder ended, if anybody was told.
+fn told_status(build: &FailedBuild) -> Option<u8> {
+    let kept = build.kept.as_ref()?;
+    ToldFailures::about_path(&kept.directory, &Caller::current())?.status
 }
 
 fn shortened(line: &str) -> String {

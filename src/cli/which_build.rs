@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::{KeptBuild, NoEnvVars};
 use crate::kept_build_name::KeptBuildName;
-use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures, Trust};
+use crate::kept_builds::{self, KeptDirectory, Standing, ToldFailures};
 use crate::nix::evaluation::{derivation_of_attribute, derivation_of_installable};
 use crate::nix::store::Store;
 use crate::nix::{Settings, package_name};
@@ -311,7 +311,7 @@ impl Wanted<'_> {
     }
 
     fn open(&self, kept: &KeptDirectory, settings: &Settings, told: &ToldFailures) -> Result<FailedBuild> {
-        let derivation = self.told_of(told, kept);
+        let derivation = told.about(kept).and_then(|told| self.unless_gone(&told.derivation));
         kept_builds::open(&kept.path, settings, self.store_root, derivation.as_deref())
     }
 
@@ -326,16 +326,13 @@ impl Wanted<'_> {
 
     /// What Nix has said was built in a directory: its name may be that of several derivations, or of none.
     fn told_derivation(&self, path: &Path) -> Option<PathBuf> {
-        let caller = Caller::current();
-        let kept = KeptDirectory::at(path, &Trust::of(&caller, &Settings::default()))?;
-        self.told_of(&ToldFailures::of(&caller), &kept)
+        self.unless_gone(&ToldFailures::about_path(path, &Caller::current())?.derivation)
     }
 
-    /// The same, unless the store does not have it any more: then the directory is all there is to go by.
-    fn told_of(&self, told: &ToldFailures, kept: &KeptDirectory) -> Option<PathBuf> {
-        let derivation = &told.about(kept)?.derivation;
+    /// A derivation, unless the store does not have it any more: then the directory is all there is to go by.
+    fn unless_gone(&self, derivation: &Path) -> Option<PathBuf> {
         let is_there = self.store().ok()?.physical(derivation).exists();
-        is_there.then(|| derivation.clone())
+        is_there.then(|| derivation.to_owned())
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, KeptDirectory};
+use super::{Identity, KeptDirectory, Trust};
 use crate::caller::Caller;
+use crate::nix::Settings;
 use crate::record;
 use crate::state_directory::StateDirectory;
 
@@ -43,6 +44,12 @@ impl ToldFailures {
     pub fn of(caller: &Caller) -> Self {
         let state = StateDirectory::find(caller, DIRECTORY).ok().flatten();
         state.and_then(|state| record::read(&state.handle, FILE).ok().flatten()).unwrap_or_default()
+    }
+
+    /// What was told of the directory that a caller calls so.
+    pub fn about_path(path: &Path, caller: &Caller) -> Option<ToldFailure> {
+        let kept = KeptDirectory::at(path, &Trust::of(caller, &Settings::default()))?;
+        Self::of(caller).about(&kept).cloned()
     }
 
     /// What was told of a directory.
