@@ -792,6 +792,20 @@ def test_what_patch_phase_changes_in_the_session_of_a_derivation_is_not_for_the_
     applied(caller, source, of_source, "git")
 
 
+@pytest.mark.parametrize("phase", ["runPhase buildPhase", "resume"])
+def test_what_is_typed_at_once_before_a_phase_is_typed(caller, state, phase):
+    """The clock of files is coarse: what is written in one line with the phase may bear the time that the phase begins with."""
+    kept = caller.builds.by_root("greeting")
+    for attempt in range(3):
+        with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=kept)) as terminal:
+            terminal.wait_for(r"\$ ")
+            terminal.type(f"echo n > new-{attempt}.c; echo t > /tmp/typed; {phase} > /dev/null 2>&1; exit 0\n")
+            terminal.wait_for("1 file that you wrote outside of /build went with the sandbox: /tmp/typed")
+            terminal.end()
+    of_source = [path for path in patches(caller) if not path.name.endswith(".rest.patch")]
+    assert sorted(name for path in of_source for name in names_in(path)) == ["new-0.c", "new-1.c", "new-2.c"]
+
+
 def test_what_is_written_where_a_derivation_has_no_sources_is_saved(caller, state, sources):
     derivation = sources.derivations[sources.kept(f"sourceless-{caller.name}", 'dontUnpack = "1"; buildPhase = "exit 1";')]
     script = "cd /build; echo mine > notes; mkdir new; echo mine > new/file; echo mine > .attr-of-builder"

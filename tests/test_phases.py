@@ -277,6 +277,36 @@ def test_an_output_that_nobody_made_is_no_success(root):
     assert re.search("-two-outputs: bin/\n", result.stderr), result.stderr
 
 
+def test_what_failed_does_not_succeed_by_being_passed_over(root):
+    kept = root.kept("failing.plain.checkPhase")
+    result = call(root, "resume", "installPhase", build_dir=kept)
+    # As `resume --from`, with the build first.
+    assert result.returncode == 125, result
+    result = call(root, "resume", "--from", "installPhase", build_dir=kept)
+    assert result.returncode == 0, result
+    said = "installPhase and all after it succeed; checkPhase, which failed, was passed over, so the build is not complete; they made\n"
+    assert said in without_choice(result.stderr) and "the build succeeds" not in result.stderr
+    with Terminal(root, *argv(root, "resume", "--shell-on-failure", build_dir=kept)) as terminal:
+        terminal.wait_for("here is a shell where it did")
+        terminal.wait_for(r"\$ ")
+        terminal.type("resume installPhase\n")
+        terminal.wait_for("which failed, was passed over, so the build is not complete")
+        terminal.type("phases\n")
+        terminal.wait_for(r"checkPhase +failed\r\ninstallPhase +not reached; run in this session, it succeeds\r\n")
+        terminal.type("installPhase() { false; }; resume installPhase; phases\n")
+        terminal.wait_for("installPhase failed with status 1")
+        terminal.wait_for(r"checkPhase +failed\r\ninstallPhase +not reached; run in this session, it fails with status 1\r\n")
+        terminal.type("exit\n")
+        # As the build that is not mended.
+        assert terminal.end() == 3
+    with Terminal(root, *argv(root, "resume", "--shell-on-failure", build_dir=kept)) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("checkPhase() { :; }; runPhase checkPhase; resume installPhase\n")
+        terminal.wait_for("the build is complete")
+        terminal.type("exit\n")
+        assert terminal.end() == 0
+
+
 def test_every_kind_of_nix_can_be_resumed(opener):
     result = call(opener, "resume")
     assert result.returncode == 2, result

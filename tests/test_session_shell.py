@@ -142,18 +142,39 @@ def test_phases_knows_what_was_run_in_the_shell(caller):
     with session(caller, package="structured") as terminal:
         terminal.wait_for(r"\$ ")
         answer(terminal, "runPhase buildPhase > /dev/null 2>&1")
-        assert phases(terminal)["buildPhase"] == "failed; run in this shell, it fails with status 1"
+        assert phases(terminal)["buildPhase"] == "failed; run in this session, it fails with status 1"
         # It does not lead `resume` on: what the phase did to this shell, the next one would miss.
         answer(terminal, "buildPhase() { :; }; installPhase() { :; }; runPhase buildPhase; runPhase installPhase")
         states = phases(terminal)
         assert states["patchPhase"] == "done"
-        assert states["buildPhase"] == "failed; run in this shell, it succeeds"
-        assert states["installPhase"] == "not reached; run in this shell, it succeeds"
+        assert states["buildPhase"] == "failed; run in this session, it succeeds"
+        assert states["installPhase"] == "not reached; run in this session, it succeeds"
         refused = answer(terminal, "phases --help 2>&1; echo $?")
         answer(terminal, "resume > /dev/null 2>&1")
         assert phases(terminal)["buildPhase"] == "done"
         assert "phases takes nothing, and lists all" in refused and refused.endswith("\n125\n")
         leave(terminal)
+
+
+def test_what_is_not_built_yet_begins_at_the_beginning(caller):
+    derivation = caller.builds.derivation(caller.builds.by_root("greeting"))
+    with session(caller, build_dir=derivation) as terminal:
+        terminal.wait_for(r"\$ ")
+        assert phases(terminal) == dict.fromkeys(PHASES, "not reached")
+        terminal.type("genericBuild\n")
+        terminal.wait_for("genericBuild failed with status 2")
+        states = phases(terminal)
+        assert states["buildPhase"] == "not reached; run in this session, it succeeds"
+        assert states["checkPhase"] == "not reached; run in this session, it fails with status 2"
+        assert states["installPhase"] == "not reached"
+        leave(terminal, 2)
+    with session(caller, build_dir=derivation) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("resume\n")
+        terminal.wait_for("Running phase: unpackPhase")
+        terminal.wait_for("checkPhase failed with status 2")
+        assert phases(terminal)["checkPhase"] == "failed"
+        leave(terminal, 2)
 
 
 def test_where_setup_fails_there_is_a_session_without_its_functions(caller):
@@ -297,7 +318,7 @@ def test_resume_begins_with_the_outputs_that_the_phase_found(root, kind):
         # What comes after it needs what is there.
         answer(terminal, "touch /build/mended; echo mine > $out/by-hand")
         terminal.type("resume --from fixupPhase\n")
-        terminal.wait_for("the build is complete")
+        terminal.wait_for("fixupPhase and all after it succeed; installPhase, which failed, was passed over")
         assert answer(terminal, "cat $out/by-hand") == "mine\n"
         leave(terminal)
 

@@ -104,8 +104,8 @@ struct Task {
     phases: Option<Phases>,
     /// It begins in an empty build directory, whatever there is.
     begins_anew: bool,
-    /// It comes after what failed, and needs what that has made.
-    comes_after_failure: bool,
+    /// The phase that failed, if it comes after that and so needs what that has made.
+    passed_over: Option<String>,
     /// The directory that `unpackPhase` has made, as the build's log tells it.
     source_root: Option<String>,
 }
@@ -220,7 +220,7 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
         log => log?,
     };
     let source_root = log.as_ref().and_then(|log| log.log.source_root()).map(String::from);
-    let whole_build = |source_root| Task { phases: None, begins_anew: true, comes_after_failure: false, source_root };
+    let whole_build = |source_root| Task { phases: None, begins_anew: true, passed_over: None, source_root };
     let progress = match BuildProgress::of(build, log.as_ref()) {
         // There is one thing to run, if nothing else is asked for.
         Err(_) if asked_for.is_none() => return Ok(whole_build(source_root)),
@@ -246,12 +246,12 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
     if phase == "patchPhase" && state == Some(PhaseState::Failed) {
         say("patchPhase meets what it has patched already; --from unpackPhase begins with untouched sources");
     }
-    let comes_after_failure = state == Some(PhaseState::NotReached);
+    let passed_over = progress.failed_phase().filter(|_| state == Some(PhaseState::NotReached));
     let directory = if begins_anew {
         build.build_directory.clone()
     } else {
         // The phase that unpacks the sources does not begin in them, as those after it do.
-        let is_unpacked = comes_after_failure && progress.failed_phase() == Some("unpackPhase");
+        let is_unpacked = passed_over == Some("unpackPhase");
         let is_in_sources = is_unpacked || state == Some(PhaseState::Done);
         directory_of(build, is_in_sources, log.as_ref().map(|log| &log.log))
     };
@@ -261,7 +261,7 @@ fn task(options: &Options, build: &FailedBuild) -> Result<Task> {
         directory,
         source_root: source_root.clone(),
     };
-    Ok(Task { phases: Some(phases), begins_anew, comes_after_failure, source_root })
+    Ok(Task { phases: Some(phases), begins_anew, passed_over: passed_over.map(String::from), source_root })
 }
 
 impl Task {
@@ -306,7 +306,7 @@ fn prepare(build: &mut FailedBuild, task: &Task) {
         build.notes.push(caution.into());
     }
     if let StoreView::Closure { partial_outputs, .. } = &mut build.store_view
-        && let Some(kept) = build.kept.as_ref().filter(|_| !task.comes_after_failure)
+        && let Some(kept) = build.kept.as_ref().filter(|_| task.passed_over.is_none())
     {
         let made = outputs_of_last_phase(partial_outputs, kept, build.store.physical_directory());
         partial_outputs.retain(|output| !made.contains(output));
@@ -372,7 +372,8 @@ impl Run<'_> {
     fn note_phases(&mut self, status: u8, task: &Task, run: Option<&PhasesRun>) {
         let Some(held) = &mut self.held else { return };
         let is_one_alone = task.phases.as_ref().is_some_and(|phases| phases.is_only_one);
-        if let Some(run) = run.filter(|_| !is_one_alone) {
+        // What failed does not succeed by being passed over.
+        if let Some(run) = run.filter(|_| !is_one_alone && task.passed_over.is_none()) {
             let phase = self.failed_phase.get_or_insert_default();
             phase.take_note(run.last_as_note());
             if status == 0 {
@@ -455,8 +456,16 @@ fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
         say(format_args!("{first} succeeds"));
         return 0;
     }
+    let what = match (&task.phases, &task.passed_over) {
+        (Some(Phases { first, .. }), Some(failed)) => {
+            format!(
+                "{first} and all after it succeed; {failed}, which failed, was passed over, so the build is not complete"
+            )
+        }
+        _ => "the build succeeds".into(),
+    };
     let Some(derivation) = build.derivation.as_ref().filter(|_| build.store_view != StoreView::Whole) else {
-        say("the build succeeds");
+        say(what);
         return 0;
     };
     let outputs = MadeOutputs::of(derivation, build.kept.as_ref(), &build.store, &scratch.outputs());
@@ -471,7 +480,7 @@ fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
             1
         }
         None => {
-            say("the build succeeds; it made");
+            say(format_args!("{what}; {} made", if task.passed_over.is_some() { "they" } else { "it" }));
             outputs.lines().iter().for_each(say);
             0
         }

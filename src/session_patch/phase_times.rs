@@ -4,10 +4,6 @@ use std::collections::HashMap;
 
 use super::tree::Moment;
 
-/// The clock of files ticks a hundred times a second, or more often, so that what is written at once may bear a time before the begin.
-const TICK: i64 = 10_000_000;
-const SECOND: i64 = 1_000_000_000;
-
 /// Spans of time. Untrusted code may have written them, which gains nothing: its own files are said to be its own.
 #[derive(Debug, Default)]
 pub(super) struct PhaseTimes(Vec<(Moment, Moment)>);
@@ -47,8 +43,7 @@ fn moment(time: &str) -> Option<(Moment, Moment)> {
     };
     let micros: i64 = fraction.parse().ok().filter(|_| fraction.len() == 6)?;
     let nanos = micros * 1000;
-    let start = if nanos < TICK { (seconds - 1, nanos + SECOND - TICK) } else { (seconds, nanos - TICK) };
-    Some((start, (seconds, nanos + 999)))
+    Some(((seconds, nanos), (seconds, nanos + 999)))
 }
 
 #[cfg(test)]
@@ -58,9 +53,9 @@ mod tests {
     #[test]
     fn what_lies_between_begin_and_end_is_a_phases() {
         let times = PhaseTimes::parse(b"begin 7 100.500000\nbegin 8 200,005000\nend 7 101.250000\nend 8 200,006000\n");
-        assert!(times.contains((100, 495_000_000)) && times.contains((101, 250_000_500)));
-        assert!(times.contains((199, 996_000_000)) && times.contains((200, 6_000_000)));
-        assert!(!times.contains((100, 480_000_000)) && !times.contains((101, 251_000_000)));
+        assert!(times.contains((100, 500_000_000)) && times.contains((101, 250_000_500)));
+        assert!(times.contains((200, 5_000_000)) && times.contains((200, 6_000_000)));
+        assert!(!times.contains((100, 499_999_999)) && !times.contains((101, 251_000_000)));
     }
 
     #[test]

@@ -56,6 +56,7 @@ resume() {
     done
     nbsHasPhases || return
     nbsFirst=${nbsFirst:-$nbsPhase}
+    if [[ -z $nbsFirst && -n $nbsIsFresh ]]; then IFS= read -r nbsFirst < <(nbsPhases); fi
     if [[ -z $nbsFirst || $nbsFirst == - ]]; then
         nbsSay "from which phase? «resume PHASE»"
         return 125
@@ -78,7 +79,11 @@ resume() {
         nbsSay "the sources are unpacked already, and your changes are among them; outside of the sandbox «nix-build-shell resume --from unpackPhase» begins anew"
         return 125
     fi
-    if [[ $nbsFirst == patchPhase ]]; then nbsSay "patchPhase meets what it has patched already"; fi
+    if [[ $nbsFirst == patchPhase ]] && nbsIsDoneBefore patchPhase "${nbsPhase/#-/fixupPhase}"; then
+        nbsSay "patchPhase meets what it has patched already"
+    fi
+    # What failed does not succeed by being passed over, but perhaps it was run alone since.
+    if [[ $nbsHow == from && -n $nbsPhase && $nbsPhase != - && ${nbsRan[$nbsPhase]-} != 0 ]] && nbsIsDoneBefore "$nbsPhase" "$nbsFirst"; then nbsHow=beyond; fi
     nbsPutAway "$nbsFirst" || return 125
     : >| "$nbsDirectory/state/phases.$$"
     nbsMark begin
@@ -91,7 +96,8 @@ resume() {
         nbsLast=$nbsEach
         nbsBegan[$nbsEach]=$nbsPlace
         nbsHad[$nbsEach]=$nbsThere
-        unset -v 'nbsRan[$nbsEach]'
+        # The last one may have failed.
+        if [[ $nbsHow == from ]]; then unset -v 'nbsRan[$nbsEach]'; else nbsRan[$nbsEach]=0; fi
     done < "$nbsDirectory/state/phases.$$"
     for nbsEach in "${!nbsBegan[@]}"; do
         printf '%s\0%s\0%s\0' "$nbsEach" "${nbsBegan[$nbsEach]}" "${nbsHad[$nbsEach]}"
@@ -100,6 +106,7 @@ resume() {
     # The directory that we are in may have been moved away, and another be in its place.
     [[ . -ef $PWD ]] || cd -- "$PWD" 2> /dev/null || cd -- "$nbsTop" || true
     if ((nbsResult != 0)); then
+        if [[ $nbsHow != from && -n $nbsLast ]]; then nbsRan[$nbsLast]=$nbsResult; fi
         if [[ $nbsHow == from && -n $nbsLast ]]; then
             nbsPhase=$nbsLast
             nbsPhaseDirectory=${nbsBegan[$nbsLast]}
@@ -110,10 +117,14 @@ resume() {
     elif [[ $nbsHow == only ]]; then
         nbsSay "$nbsFirst succeeds"
         return 0
+    elif [[ $nbsHow == beyond ]]; then
+        nbsListOutputs "$nbsFirst and all after it succeed; $nbsPhase, which failed, was passed over, so the build is not complete" \
+            "$nbsFirst and all after it succeed"
+        return
     fi
     nbsPhase=-
     nbsNote "$(nbsOutputsThere)"
-    nbsListOutputs
+    nbsListOutputs "the build is complete" "every phase succeeds"
 }
 
 # nbsNote OUTPUTS: has who enters the session again know what is the phase that failed, or that none did, and which outputs it found.
@@ -209,7 +220,7 @@ nbsPutAway() {
     done
 }
 
-# Says that all is done, and what there is now. Nix would miss an output that nobody made.
+# nbsListOutputs COMPLETE INCOMPLETE: says COMPLETE, and what there is now, or INCOMPLETE where Nix would miss an output that nobody made.
 nbsListOutputs() (
     shopt -s nullglob dotglob
     lines=() missing=()
@@ -223,9 +234,9 @@ nbsListOutputs() (
         [[ ! -d $path ]] || for entry in "$path"/*; do lines+=("    ${entry##*/}"); done
     done < <(nbsOutputs)
     if ((${#missing[@]} == 0)); then
-        nbsSay "the build is complete"
+        nbsSay "$1"
     else
-        nbsSay "every phase succeeds, but Nix would miss what they did not make: ${missing[*]}"
+        nbsSay "$2, but Nix would miss what they did not make: ${missing[*]}"
     fi
     ((${#lines[@]} == 0)) || printf '%s\n' "${lines[@]}"
     ((${#missing[@]} == 0))

@@ -28,6 +28,10 @@ fi
 nbsRemembered=$nbsStart
 nbsStart=${nbsStart:-$nbsTop/$nbsSourceRoot}
 
+# Nothing was built yet.
+nbsIsFresh=
+[[ -n $nbsPhase || -e $nbsTop/env-vars ]] || nbsIsFresh=yes
+
 # --- The build's variables and stdenv's functions ----------------------------------------------------------------------
 
 if [[ -e $nbsTop/env-vars ]]; then
@@ -110,7 +114,7 @@ nbsHasPhases() {
     fi
 }
 
-# How phases ended that `runPhase` has run in this shell.
+# How phases ended that were run one by one in this session, which did not lead the build on.
 declare -A nbsRan=()
 
 # phases: what was done, what failed, and what was not reached.
@@ -122,7 +126,9 @@ phases() {
     nbsHasPhases || return
     local phase all state=done
     all=$'\n'$(nbsPhases)$'\n'
-    if [[ -z $nbsPhase ]]; then
+    if [[ -n $nbsIsFresh && -z $nbsPhase ]]; then
+        state='not reached'
+    elif [[ -z $nbsPhase ]]; then
         nbsSay "which phase failed is not known"
         state=
     elif [[ $nbsPhase != - && $all != *$'\n'"$nbsPhase"$'\n'* ]]; then
@@ -139,19 +145,41 @@ phases() {
     done
 }
 
-# nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes: by the clock of files, which ticks
-# 100 times a second and more, that is younger than the end.
+# nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes. By the clock of files, which ticks
+# 100 times a second and more, all that was written before is older than the begin, and all that is written later younger than the end.
 nbsMark() {
+    local nbsNow nbsTime
     nbsMarked=${1#end}
-    printf '%s %s %s\n' "$1" "$$" "${EPOCHREALTIME:-$(printf '%(%s)T' -1)}" >> "$nbsDirectory/state/phase-times"
-    until [[ -n $nbsMarked || $nbsDirectory/state/tick -nt $nbsDirectory/state/phase-times ]]; do : >| "$nbsDirectory/state/tick" || break; done
+    nbsGetTime
+    nbsTime=$nbsNow
+    if [[ $1 == begin ]]; then
+        : >| "$nbsDirectory/state/before"
+        nbsAwaitTick "$nbsDirectory/state/before"
+    fi
+    printf '%s %s %s\n' "$1" "$$" "$nbsTime" >> "$nbsDirectory/state/phase-times"
+    [[ $1 == begin ]] || nbsAwaitTick "$nbsDirectory/state/phase-times"
+}
+
+nbsGetTime() {
+    if [[ -n ${EPOCHREALTIME-} ]]; then nbsNow=$EPOCHREALTIME; else printf -v nbsNow '%(%s)T' -1; fi
+}
+
+# nbsAwaitTick FILE: returns as soon as what is written is younger than FILE, which has just been written. `nbsTime` lies before that tick.
+nbsAwaitTick() {
+    while :; do
+        : >| "$nbsDirectory/state/tick" || return
+        if [[ $nbsDirectory/state/tick -nt $1 ]]; then return; fi
+        nbsTime=$nbsNow
+        nbsGetTime
+    done
 }
 
 nbsListPhase() {
     case ${nbsRan[$1]-} in
         '') printf '%-20s %s\n' "$1" "$2" ;;
-        0) printf '%-20s %s\n' "$1" "${2:+$2; }run in this shell, it succeeds" ;;
-        *) printf '%-20s %s\n' "$1" "${2:+$2; }run in this shell, it fails with status ${nbsRan[$1]}" ;;
+        0) printf '%-20s %s\n' "$1" "${2:+$2; }run in this session, it succeeds" ;;
+        -) printf '%-20s %s\n' "$1" "${2:+$2; }run in this session, and interrupted" ;;
+        *) printf '%-20s %s\n' "$1" "${2:+$2; }run in this session, it fails with status ${nbsRan[$1]}" ;;
     esac
 }
 
@@ -166,8 +194,10 @@ nbsAfresh() {
 # builder leads back here, with its status. Variables and directory stay.
 nbsInBuild() {
     if [[ -n ${nbsDepth-} ]]; then
+        nbsRan[$1]=-
         "${@:2}"
-        return
+        nbsRan[$1]=$?
+        return "${nbsRan[$1]}"
     fi
     local nbsStatus='' nbsResult='' nbsLevel=$BASH_SUBSHELL nbsDepth=${#FUNCNAME[@]}
     nbsTheirs=$(nbsShowOptions)
@@ -181,9 +211,18 @@ nbsInBuild() {
     # There is no result where bash itself gave up, as for a phase whose name is none.
     nbsStatus=${nbsStatus:-${nbsResult:-1}}
     # ^Z has stopped it with 148.
-    if ((nbsStatus != 148)); then nbsRan[$1]=$nbsStatus; fi
+    if ((nbsStatus != 148)); then nbsNoteEnd "$1" "$nbsStatus"; fi
     if ((nbsStatus != 0 && nbsStatus != 148)); then nbsSay "$1 failed with status $nbsStatus"; fi
     return "$nbsStatus"
+}
+
+# nbsNoteEnd PHASE STATUS: notes how it ended, and what it had begun and not ended.
+nbsNoteEnd() {
+    local name
+    nbsRan[$1]=$2
+    for name in "${!nbsRan[@]}"; do
+        if [[ ${nbsRan[$name]} == - ]]; then nbsRan[$name]=$2; fi
+    done
 }
 
 # nbsFail STATUS: has every function return that was called by nbsInBuild, as with -e the shell would end.
