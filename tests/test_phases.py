@@ -307,6 +307,19 @@ def test_what_failed_does_not_succeed_by_being_passed_over(root):
         assert terminal.end() == 0
 
 
+def test_a_phase_that_hangs_is_left_by_ctrl_c_for_a_shell(root):
+    copy = root.copy_of_kept()
+    shell = re.search('declare -x SHELL="(.*)"', (copy / "env-vars").read_text())[1]
+    (copy / "greeting" / "tests" / "is-polite").write_text(f"#!{shell}\necho it hangs\nsleep 1000\n")
+    with Terminal(root, *argv(root, "resume", "--shell-on-failure", build_dir=copy)) as terminal:
+        terminal.wait_for("it hangs")
+        terminal.type("\x03")
+        terminal.wait_for("checkPhase failed with status 130; here is a shell where it did")
+        terminal.wait_for(r"\$ ")
+        terminal.type("exit\n")
+        assert terminal.end() == 130
+
+
 def test_every_kind_of_nix_can_be_resumed(opener):
     result = call(opener, "resume")
     assert result.returncode == 2, result

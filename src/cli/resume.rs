@@ -94,9 +94,10 @@ impl Options {
 
 /// The script with which stdenv builds where a package has none of its own: it runs the phases, and nothing else.
 const USUAL_BUILDER: &[u8] = b"-default-builder.sh";
-/// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP, SIGINT or
-/// SIGTERM.
-const ENDED_BY_US: [u8; 5] = [124, 125, 128 + 1, 128 + 2, 128 + 15];
+/// Statuses after which there is nothing to look at: its time was over, there was no such phase, or somebody has sent SIGHUP or SIGTERM.
+const ENDED_BY_US: [u8; 4] = [124, 125, 128 + 1, 128 + 15];
+/// The status after SIGINT. Who types Ctrl-C may want to look at a phase that hangs; who sends the signal wants an end.
+const INTERRUPTED: u8 = 128 + 2;
 
 /// What is to be run, and what it has to find.
 struct Task {
@@ -188,7 +189,11 @@ pub fn run(options: &Options) -> Result<u8> {
     run.note_phases(status, &task, phases_run.as_ref());
     let status = match status {
         0 => Ok(tell_success(&build, &task, &scratch)),
-        status if options.shell_on_failure && !ENDED_BY_US.contains(&status) => {
+        status
+            if options.shell_on_failure
+                && !ENDED_BY_US.contains(&status)
+                && (status != INTERRUPTED || is_at_terminal()) =>
+        {
             let what = failed_phase.as_deref().unwrap_or("the build");
             say(format_args!("{what} failed with status {status}; here is a shell where it did"));
             was_a_shell_open = true;
