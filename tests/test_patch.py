@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.nix import OPTIONS, SINGLE_USER, USER
+from support.processes import await_that, children
 from support.terminal import Terminal
 
 SESSION_END = r"your changes to [0-9]+ files? of .* are in (\S+\.patch)"
@@ -352,8 +353,11 @@ def test_what_has_a_name_that_tools_give_too_is_not_lost(caller, state, odd):
 
 
 def test_what_phases_write_in_a_session_is_not_taken_for_typed(caller, state):
-    """Unless it is new in the source: somebody may have begun it."""
-    phase = "buildPhase() { echo > test.log; mkdir -p /build/tree; echo > /build/tree/x; echo > made.c; }; runPhase buildPhase"
+    """Unless somebody has begun it, or it runs in the background, where somebody types meanwhile."""
+    phase = (
+        "echo mine > begun.c; buildPhase() { echo > test.log; mkdir -p /build/tree; echo > /build/tree/x; echo > made.c; echo >> begun.c; }; "
+        "runPhase buildPhase; checkPhase() { echo > meanwhile.c; }; runPhase checkPhase & wait"
+    )
     with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line()) as terminal:
         terminal.wait_for(r"\$ ")
         terminal.type(f"{phase}; until [[ typed.log -nt test.log ]]; do echo > typed.log; done; echo > typed.c; exit\n")
@@ -361,7 +365,7 @@ def test_what_phases_write_in_a_session_is_not_taken_for_typed(caller, state):
         terminal.end()
     of_source, of_rest = both_patches(caller)
     assert names_in(of_source) == ["typed.c"]
-    assert names_in(of_rest) == ["greeting/made.c", "greeting/typed.log"], said
+    assert names_in(of_rest) == ["greeting/begun.c", "greeting/meanwhile.c", "greeting/typed.log"], said
 
 
 def test_what_compilers_write_for_make_is_left_out(caller, state, odd):
@@ -431,7 +435,7 @@ def unpacked_in(sources, name, how):
     numbers = "".join(f"{number}\n" for number in range(1, 21))
     for path, content in {
         "scripts/run": f"#!@SHELL@\n{numbers}", "lib/patched.c": f"@SHELL@\n{numbers}", "lib/gone.c": "1\n",
-        "sub/other.c": "1\n", "main.c": numbers,
+        "sub/other.c": "1\n", "main.c": numbers, "untouched/other.c": "1\n",
     }.items():  # fmt: skip
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).write_text(content)
@@ -492,10 +496,108 @@ def test_where_the_source_cannot_be_unpacked_once_more_it_is_guessed_and_said(ca
 def test_nothing_is_unpacked_for_what_is_as_the_source_has_it(caller, state, unpacked_once):
     """Nor is it for what a compiler makes, and what is not changed."""
     source, kept = unpacked_once
-    script = "sed -i 2d main.c; echo new > sub/new.c; touch config.h; printf '\\177ELF\\0' > sub/made.c"
+    script = """
+        sed -i 2d main.c; echo new > untouched/new.c; mkdir untouched/new; echo new > untouched/new/new.c; touch config.h
+        printf '\\177ELF\\0' > sub/made.c; printf '\\177ELF\\0' > sub/program; echo > sub/made.o; echo > main.d
+    """
     result = session_of(caller, script, own_copy(caller, kept))
     assert "times of files" not in result.stderr
-    applied(caller, source, only_patch(caller), "git")
+    of_source, of_rest = both_patches(caller)
+    assert names_in(of_rest) == ["tree-1.0/main.d"]
+    applied(caller, source, of_source, "git")
+
+
+@pytest.fixture(scope="module")
+def unpacked_dated(sources):
+    """Of which it is known when the build began, whoever copies it."""
+    how = {**UNPACKING["tar"], "attributes": f'src = {{archive}}; SOURCE_DATE_EPOCH = "{NEWEST}";'}
+    return unpacked_in(sources, "unpacked-dated", how)
+
+
+@pytest.fixture(scope="module")
+def unpacked_undated(sources):
+    return unpacked_in(sources, "unpacked-undated", UNPACKING["tar"])
+
+
+@pytest.mark.parametrize("script", ["chmod u+w lib/of-store.c; echo mine >> lib/of-store.c", "echo mine >> config.h"], ids=["of-store", "made"])
+@pytest.mark.parametrize("what", ["unpacked_dated", "unpacked_undated"])
+def test_what_the_build_has_made_is_not_for_the_source_whatever_its_time(caller, state, request, what, script):
+    """What is copied from the store bears an old time, and so does all where nobody knows when the build began. Nothing else is changed."""
+    _, kept = request.getfixturevalue(what)
+    result = caller.enter(build_dir=own_copy(caller, kept), input=f"cd /build/tree-1.0; {script}", env=state_of(caller))
+    assert only_patch(caller).name.endswith(".rest.patch"), result
+
+
+@pytest.mark.parametrize("script", ["echo mine > lib/gone.c", "mv main.c lib/gone.c"], ids=["written", "moved"])
+@pytest.mark.parametrize("what", ["unpacked_dated", "unpacked_undated"])
+def test_what_is_new_where_the_build_had_removed_a_file_is_a_change_of_that(caller, state, request, what, script):
+    source, kept = request.getfixturevalue(what)
+    caller.enter(build_dir=own_copy(caller, kept), input=f"cd /build/tree-1.0; {script}", env=state_of(caller))
+    text = tree(source)[b"main.c"][2] if script.startswith("mv") else b"mine\n"
+    for tool in APPLY:
+        assert applied(caller, source, only_patch(caller), tool)[b"lib/gone.c"][2] == text
+
+
+# So large that somebody waits for it. Nothing ends its unpackPhase where nobody listens.
+LARGE_UNPACKING = """
+    unpackPhase = "tar -xf $src; if [ /dev/stdout -ef /dev/null ]; then trap : INT TERM HUP; until sleep 54321; do :; done; fi";
+    sourceRoot = "tree-1.0";
+"""
+WAITED_FOR = "unpacking the sources once more, to tell what came with them; Ctrl-C leaves it at a guess"
+
+
+@pytest.fixture(scope="module")
+def large(sources):
+    """One whose build removes a file, and says so, and one whose build does not."""
+    source = sources.directory / "large" / "tree-1.0"
+    source.mkdir(parents=True)
+    (source / "main.c").write_text(NUMBERS)
+    with open(source / "data", "wb") as file:
+        file.truncate(17 << 20)
+    archive = source.parent / "tree-1.0.tar"
+    subprocess.run(["tar", "-C", source.parent, "-cf", archive, f"--mtime=@{NEWEST}", source.name], check=True)
+    attributes = f'src = {archive}; {LARGE_UNPACKING} configurePhase = "echo made > config.h"; buildPhase = "exit 1"; postInstall = "rm -r $out/lib";'
+    return {
+        is_said: sources.kept(f"large-{is_said}", attributes + ('preBuild = "x=1;rm -f config.h";' if is_said else "")) for is_said in (False, True)
+    }  # fmt: skip
+
+
+def interrupted_unpacking(caller, build_dir, typed, state):
+    """What is said in the end of a session, while the sources are unpacked once more and Ctrl-C is pressed."""
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=build_dir)) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type(f"cd /build/tree-1.0; {typed}; exit\n")
+        terminal.wait_for(WAITED_FOR)
+        await_that(lambda: children_called(terminal.process.pid, b"sleep\x0054321\x00"))
+        terminal.type("\x03")
+        said = terminal.wait_for(r"(?s)(.*)could not be unpacked once more: (.*?)\r\n")
+        assert terminal.end() == 0
+    return said[2]
+
+
+def children_called(pid, command):
+    """Those of a process and of its children, at any depth, that run this command."""
+    try:
+        below = [found for child in children(pid) for found in children_called(child, command)]
+        return below + ([pid] if Path(f"/proc/{pid}/cmdline").read_bytes() == command else [])
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def test_ctrl_c_ends_the_unpacking_and_nothing_else(caller, state, large):
+    """Even where what unpacks does not want to end."""
+    said = interrupted_unpacking(caller, own_copy(caller, large[False]), "echo mine >> config.h", state)
+    assert said == "signal 2 has ended that"
+    assert b"+mine\n" in only_patch(caller).read_bytes()
+
+
+def test_nobody_waits_for_a_large_source_because_of_a_new_file_unless_the_build_removes_some(caller, state, large):
+    result = caller.enter(build_dir=own_copy(caller, large[False]), input="echo mine > /build/tree-1.0/new.c", env=state_of(caller))
+    assert names_in(only_patch(caller)) == ["new.c"] and WAITED_FOR not in result.stderr
+    kept = caller.workspace / "kept"
+    subprocess.run(["rm", "-r", kept], check=True)
+    interrupted_unpacking(caller, own_copy(caller, large[True]), "echo mine > other.c", state)
+    assert [names_in(patch) for patch in patches(caller)] == [["new.c"], ["other.c"]]
 
 
 def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):
@@ -778,17 +880,30 @@ def test_what_is_unpacked_in_the_session_of_a_derivation_is_compared_with_the_so
     assert "went with the sandbox: /tmp/lost" in result.stderr
 
 
-def test_what_patch_phase_changes_in_the_session_of_a_derivation_is_not_for_the_source(caller, state, sources, packed):
-    """The package does it anyhow; and somebody may have changed the same file before."""
+def test_what_a_phase_moves_in_the_source_is_a_rename(caller, state, odd):
+    """Else the patch would only remove it."""
+    _, kept = odd
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=own_copy(caller, kept))) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("ownPhase() { mv moved.c by-phase.c; }; runPhase ownPhase; exit\n")
+        terminal.wait_for("your changes to 1 file of odd are in")
+        terminal.end()
+    assert b"rename from moved.c\nrename to by-phase.c\n" in only_patch(caller).read_bytes()
+
+
+@pytest.mark.parametrize("first", ["", "echo '// mine' >> patched.c; "], ids=["", "changed-before"])
+def test_what_patch_phase_changes_in_the_session_of_a_derivation_is_not_for_the_source(caller, state, sources, packed, first):
+    """The package does it anyhow; but somebody may have changed the same file before."""
     source, kept = packed
     with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=sources.derivations[kept])) as terminal:
         terminal.wait_for(r"a patch has what you change in the sources that you unpack; --keep-session NAME keeps all\r\n")
         terminal.wait_for(r"\$ ")
-        terminal.type("runPhase unpackPhase; cd packed-1.0; runPhase patchPhase; sed -i '1s/^/x/' main.c; exit\n")
+        terminal.type(f"runPhase unpackPhase; cd packed-1.0; {first}runPhase patchPhase; sed -i '1s/^/x/' main.c; exit\n")
         terminal.wait_for("your changes to 1 file of packed-1.0 are in")
         terminal.end()
-    of_source, of_rest = both_patches(caller)
-    assert names_in(of_source) == ["main.c"] and names_in(of_rest) == ["packed-1.0/patched.c"]
+    of_source, *of_rest = sorted(patches(caller), key=lambda path: path.name.endswith(".rest.patch"))
+    assert names_in(of_source) == ["main.c"]
+    assert [names_in(patch) for patch in of_rest] == ([["packed-1.0/patched.c"]] if first else [])
     applied(caller, source, of_source, "git")
 
 
@@ -804,6 +919,18 @@ def test_what_is_typed_at_once_before_a_phase_is_typed(caller, state, phase):
             terminal.end()
     of_source = [path for path in patches(caller) if not path.name.endswith(".rest.patch")]
     assert sorted(name for path in of_source for name in names_in(path)) == ["new-0.c", "new-1.c", "new-2.c"]
+
+
+def test_phases_alone_in_the_session_of_a_derivation_leave_no_patch_and_no_word(caller, state, sources, unpacked_once):
+    """Nor are the sources unpacked once more, which would be said to be impossible."""
+    _, kept = unpacked_once
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=sources.derivations[kept])) as terminal:
+        terminal.wait_for(r"keeps all\r\n")
+        terminal.wait_for(r"\$ ")
+        terminal.type("runPhase unpackPhase; cd tree-1.0; runPhase patchPhase; runPhase configurePhase; echo do''ne; exit\n")
+        terminal.wait_for("done\r\n")
+        assert terminal.end() == 0
+        assert "nix-build-shell" not in terminal.rest() and patches(caller) == []
 
 
 def test_what_is_written_where_a_derivation_has_no_sources_is_saved(caller, state, sources):
@@ -825,6 +952,12 @@ def test_what_was_written_outside_of_the_build_directory_is_named(caller, state)
     first, second = sorted(re.search("sandbox: (.*), (.*)\n", result.stderr).groups())
     assert (first, second) == ("/dev/shm/y", "/tmp/notes")
     assert result.stderr == LOST.format("2 files", f": {re.search('sandbox: (.*)', result.stderr)[1]}")
+
+
+def test_shared_memory_of_another_size_is_looked_at_too(caller, state):
+    env = {**state_of(caller), "NIX_CONFIG": "sandbox-dev-shm-size = 1M"}
+    result = caller.enter(input="mkdir /dev/shm/sub; echo x > /dev/shm/sub/y; ln -s /etc /dev/shm/z", env=env)
+    assert "/dev/shm/sub/y" in result.stderr, result
 
 
 def test_of_many_files_five_are_named_and_of_an_output_its_path(caller, state):

@@ -346,11 +346,12 @@ def test_a_shell_opens_on_what_a_failed_phase_has_left(root, kind):
 
 def test_what_is_typed_where_a_phase_failed_is_in_a_patch(caller):
     state = caller.make_directory("state", mode=0o700)
-    typed = {"env": {"XDG_STATE_HOME": str(state)}, "input": "echo '// typed' >> /build/greeting/greeting.c\n"}
+    typed = {"env": {"XDG_STATE_HOME": str(state)}, "input": "echo '// typed' >> /build/greeting/greeting.c; echo x > /tmp/notes\n"}
 
     def resume(*options):
         result = call(caller, "resume", "--shell-on-failure", *options, build_dir=caller.kept(), **typed)
         assert result.returncode == 2, result
+        assert "1 file that you wrote outside of /build went with the sandbox: /tmp/notes\n" in result.stderr
         return result, [path for path in state.rglob("*.patch") if "+// typed" in path.read_text()]
 
     result, (patch,) = resume()

@@ -25,6 +25,10 @@ const PHASE_LIMIT: u64 = 64 << 10;
 const PHASE_TIMES: &str = "phase-times";
 /// More than anybody runs in a session.
 const PHASE_TIMES_LIMIT: u64 = 1 << 20;
+/// The file to which the shell writes the paths of what was written between phases.
+const TYPED: &str = "typed";
+/// More than anybody writes there; not of what was unpacked by hand.
+const TYPED_LIMIT: u64 = 4 << 20;
 /// The file whose time tells when phases had made the outputs that there are.
 const OUTPUTS_MADE: &str = "outputs";
 /// The file with the phases that were run.
@@ -97,6 +101,11 @@ impl Scratch {
     /// The phases that were run in the session or before it, as far as it has told.
     pub fn phases_run_in_session(&self) -> Option<PhasesRun> {
         PhasesRun::parse(self.file_of_session(PHASES_RUN, PHASE_LIMIT)?)
+    }
+
+    /// What the shell has listed of what was written before and between phases: absolute paths, each with a zero byte behind it.
+    pub fn typed_between_phases(&self) -> Option<Vec<u8>> {
+        self.file_of_session(TYPED, TYPED_LIMIT)
     }
 
     /// When phases had made the outputs that the session has left, as far as it has told.

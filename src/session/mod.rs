@@ -10,7 +10,7 @@ mod terminal;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -73,6 +73,35 @@ fn wait_beside(sandbox: &mut Sandbox, signals: &Signals, deadline: Deadline) -> 
                 // The caller's terminal has a new size, and the command has none.
                 _ => {}
             }
+        }
+    }
+}
+
+/// Waits for the end of a `sandbox` in which nobody has anything to do. What still runs after `time_limit` is ended, and so it is as soon as
+/// somebody wants us to end: nothing in it can hold that up.
+///
+/// # Errors
+/// [`Interrupted`]; the kernel's.
+pub fn wait_unattended(sandbox: &mut Sandbox, signals: &Signals, time_limit: Duration) -> Result<Ending> {
+    let deadline = Deadline::after(Some(time_limit));
+    loop {
+        let mut events =
+            [PollFd::new(sandbox.changes(), PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        wait_for_any(&mut events, deadline)?;
+        let [changed, signalled] = events.map(|event| !event.revents().is_empty());
+        if changed {
+            return sandbox.wait().map(Ending::Exited);
+        }
+        if deadline.is_over() {
+            sandbox.end();
+            return Ok(Ending::TimedOut);
+        }
+        if signalled
+            && let Some(Received { signal, .. }) = signals.take()?
+            && ![Signal::USR1, Signal::USR2].contains(&signal)
+        {
+            sandbox.end();
+            bail!(Interrupted(signal));
         }
     }
 }

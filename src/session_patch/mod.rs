@@ -23,7 +23,7 @@ mod summary;
 mod tree;
 mod unpacked;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,7 +38,7 @@ use self::format::{FileChange, Version};
 use self::ignored::{Ignored, name_of, parent_of};
 use self::layers::Layers;
 use self::old_places::OldPlaces;
-use self::origin::{FromSource, Origin};
+use self::origin::{FromSource, Origin, removes_files};
 pub use self::outside::Outside;
 use self::phase_times::PhaseTimes;
 use self::products::{is_dependency_list, is_machine_code, is_of_the_builder, is_product, is_tool_directory};
@@ -53,6 +53,7 @@ use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::kept_build::KeptBuild;
 use crate::scratch::Scratch;
+use crate::session::Interrupted;
 
 /// The clock that the times of files go by may be so far behind.
 const TICK: Duration = Duration::from_millis(10);
@@ -150,19 +151,30 @@ impl<'a> SessionPatch<'a> {
     /// # Errors
     /// What cannot be read or written: then the copy is all that has the changes.
     pub fn save(self, scratch: &Scratch, means: &Means<'_>) -> Result<Vec<String>> {
-        let (after, touched) = self.caller.with_own_rights(|| self.look_after())??;
+        let (after, mut touched) = self.caller.with_own_rights(|| self.look_after())??;
         if let Some(closed) = after.closed.iter().find(|path| !self.before.closed.contains(path)) {
             bail!("cannot look into the directory {}", closed.escape_ascii());
         }
+        let times = PhaseTimes::of(scratch, &self.build.build_directory);
+        // What is new and only phases made is not worth a word, and what they unpacked is no reason to unpack it once more. But what they
+        // moved is missing elsewhere.
+        let is_nothing_missing = self.kept.is_none();
+        let is_made =
+            |path: &[u8], new: Entry| (is_nothing_missing || times.contains(new.modified)) && times.made(path, &new);
+        touched.retain(|Touched { path, old, new }| old.is_some() || !new.is_some_and(|new| is_made(path, new)));
         let mut origin = Origin::of(self.build, &self.before, &after);
         let mut summary = Summary::default();
-        if self.is_any_doubtful(&origin, &touched)? {
+        if self.is_any_doubtful(&self.rule(&origin, &after, &times), &touched)? {
             match Unpacked::new(self.build, self.caller, means) {
                 Ok(unpacked) => origin.decide_by(unpacked, self.build),
-                Err(error) => summary.not_unpacked = Some(format!("{error:#}")),
+                Err(error) => {
+                    summary.not_unpacked = Some(match error.downcast_ref() {
+                        Some(Interrupted(signal)) => format!("signal {} has ended that", signal.as_raw()),
+                        None => format!("{error:#}"),
+                    });
+                }
             }
         }
-        let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
         let (source, elsewhere) = self.changes(&origin, &after, &touched, &times, &mut summary)?;
         let patches = [format::patch(&source), format::patch(&elsewhere)];
         let written =
@@ -190,12 +202,23 @@ impl<'a> SessionPatch<'a> {
 
     /// Whether it takes the source as it was unpacked to tell whether something that was changed came with it. That is seldom so: most
     /// files tell it by their times.
-    fn is_any_doubtful(&self, origin: &Origin, touched: &[Touched]) -> Result<bool> {
-        let may_be_of_source = |path: &[u8], old: &Entry| {
+    fn is_any_doubtful(&self, rule: &Rule<'_>, touched: &[Touched]) -> Result<bool> {
+        let origin = rule.origin;
+        let is_costly = OnceCell::new();
+        let may_be_of_source = |path: &[u8], old: Option<&Entry>, new: Option<&Entry>| {
             origin.contains(path)
                 && !is_product(name_of(path))
                 && !directories_of(path).any(|directory| is_tool_directory(name_of(directory)))
-                && origin.is_guessed(path, old)
+                && match old {
+                    Some(old) => origin.is_guessed(path, old),
+                    // The build may have removed what the source has there.
+                    None => {
+                        origin.may_have_lost(path, &self.before)
+                            && [Verdict::Source, Verdict::Older].contains(&rule.judge(path, None, new))
+                            && !*is_costly
+                                .get_or_init(|| Unpacked::takes_time(self.build) && !removes_files(self.build))
+                    }
+                }
         };
         // All that there is came into being in the session, and some of it may have been unpacked.
         let is_unpacked = |touched: &Touched| {
@@ -206,15 +229,20 @@ impl<'a> SessionPatch<'a> {
             return Ok(Unpacked::is_possible(self.build));
         }
         for Touched { path, old, new } in touched {
-            let (Some(old), new) = (old, new.as_ref()) else { continue };
-            if may_be_of_source(path, old)
-                && [Some(old), new].iter().flatten().all(|entry| entry.size <= LARGEST)
-                && self.change(origin, path, Some(old), new)?.is_some_and(|change| is_written(&change))
+            let (old, new) = (old.as_ref(), new.as_ref());
+            if may_be_of_source(path, old, new)
+                && [old, new].iter().flatten().all(|entry| entry.size <= LARGEST)
+                && self.change(origin, path, old, new)?.is_some_and(|change| is_written(&change))
             {
                 return Ok(Unpacked::is_possible(self.build));
             }
         }
         Ok(false)
+    }
+
+    fn rule<'b>(&'b self, origin: &'b Origin, after: &'b Tree, times: &'b PhaseTimes) -> Rule<'b> {
+        let ignored = Ignored::of(self.base());
+        Rule { origin, ignored, before: &self.before, after, times, made: RefCell::default() }
     }
 
     /// What has changed: in the source, with paths below its root, and elsewhere, with paths below the build directory.
@@ -227,8 +255,7 @@ impl<'a> SessionPatch<'a> {
         summary: &mut Summary,
     ) -> Result<(Vec<FileChange>, Vec<FileChange>)> {
         summary.too_deep = after.too_deep.iter().filter(|path| !self.before.too_deep.contains(path)).cloned().collect();
-        let ignored = Ignored::of(self.base());
-        let rule = Rule { origin, ignored, before: &self.before, after, times, made: RefCell::default() };
+        let rule = self.rule(origin, after, times);
         let places = OldPlaces::of(&self.before, touched);
         let (mut source, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
         let mut doubtful = Doubtful::default();

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statat, statx};
 
 use super::content::Content;
+use super::doubtful::directories_of as directories_above;
 use super::tree::{Access, Entry, Kind, Moment, Tree};
 use super::unpacked::Unpacked;
 use crate::failed_build::FailedBuild;
@@ -92,10 +93,20 @@ impl Origin {
 
     /// Whether that is no more than a guess.
     pub fn is_guessed(&self, path: &[u8], before: &Entry) -> bool {
+        self.original(path).is_none() && !self.is_older_than_build(before)
+    }
+
+    /// Whether the build may have removed a file `path` that came with the source: then the directory that it was in has changed since.
+    pub fn may_have_lost(&self, path: &[u8], before: &Tree) -> bool {
+        let directory = directories_above(path).find_map(|directory| before.get(directory));
+        self.original(path).is_none() && !directory.is_some_and(|directory| self.is_older_than_build(&directory))
+    }
+
+    fn is_older_than_build(&self, before: &Entry) -> bool {
         // What is copied from the store with its time bears the store's, whoever copied it.
         let is_older =
             |began: Moment| self.is_begin_known && before.modified < began && before.modified.0 > TIME_IN_STORE;
-        self.original(path).is_none() && !self.began.is_some_and(is_older)
+        self.began.is_some_and(is_older)
     }
 
     /// Whether the source has the file `path`, which was not there before the session: then it was unpacked once more.
@@ -215,6 +226,21 @@ fn directories_of(build: &FailedBuild) -> Vec<(Vec<u8>, PathBuf)> {
     sources_of(build).into_iter().filter(is_directory).filter_map(named).collect()
 }
 
+/// Whether the build says that it removes files, or moves them, before anything is installed. What it only calls may do so, too.
+pub(super) fn removes_files(build: &FailedBuild) -> bool {
+    let Some(derivation) = &build.derivation else { return true };
+    let ends_word = |byte: &u8| byte.is_ascii_whitespace() || b";&|(){}\"'\\`".contains(byte);
+    let says_so = |text: &[u8]| text.split(ends_word).any(|word| REMOVING.contains(&word));
+    let is_late = |name: &[u8]| OF_OUTPUTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part));
+    let says_so = |(name, text): (&[u8], &[u8])| !is_late(name) && says_so(text);
+    match derivation.structured_attributes() {
+        Some(attributes) => attributes
+            .iter()
+            .any(|(name, value)| says_so((name.as_bytes(), value.as_str().unwrap_or_default().as_bytes()))),
+        None => derivation.environment.iter().any(|(name, text)| says_so((name, text))),
+    }
+}
+
 /// The sources that are in the store, where they are on the host.
 pub(super) fn sources_of(build: &FailedBuild) -> Vec<PathBuf> {
     let lists = ["src", "srcs"].map(|name| attribute(build, name).unwrap_or_default());
@@ -244,6 +270,10 @@ fn began(kept: &KeptBuild) -> (Option<Moment>, bool) {
     }
 }
 
+/// Words of a script that removes or moves files.
+const REMOVING: [&[u8]; 5] = [b"rm", b"mv", b"unlink", b"-delete", b"rename"];
+/// Parts of the names of scripts that do so with outputs.
+const OF_OUTPUTS: [&[u8]; 2] = [b"nstall", b"ixup"];
 /// The time of every file in the store, in seconds.
 const TIME_IN_STORE: i64 = 1;
 /// What stdenv sets `SOURCE_DATE_EPOCH` to where it knows nothing better: 1980, the first year of zip archives.

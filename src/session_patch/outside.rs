@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat};
 
 use super::phase_times::PhaseTimes;
 use super::products::{is_of_the_builder, is_tool_directory};
@@ -22,6 +22,8 @@ use crate::scratch::Scratch;
 const MOST_NAMED: usize = 5;
 /// More entries than anybody looks at to name five.
 const MOST_ENTRIES: usize = 20_000;
+/// Where programs share memory, below the root.
+const SHARED_MEMORY: &str = "dev/shm";
 /// What programs leave in a home directory, whoever calls them.
 const TRACES: [&str; 6] =
     [".bash_history", ".lesshst", ".node_repl_history", ".python_history", ".viminfo", ".wget-hsts"];
@@ -30,6 +32,8 @@ const TRACES: [&str; 6] =
 #[derive(Debug)]
 pub struct Outside {
     root: OwnedFd,
+    /// `/dev/shm`, where that is a file system of its own.
+    shared_memory: Option<OwnedFd>,
     /// Files and links that we have made there.
     planned: HashSet<Vec<u8>>,
     /// When the session had begun.
@@ -48,19 +52,26 @@ impl Outside {
             _ => None,
         };
         let planned = plan.steps.iter().filter_map(path_of).collect();
+        let is_shared_memory =
+            |step: &Step| matches!(step, Step::Mount { target, .. } if target.to_bytes() == SHARED_MEMORY.as_bytes());
+        let shared_memory =
+            if plan.steps.iter().any(is_shared_memory) { open_below(&root, SHARED_MEMORY) } else { None };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let began = (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), i64::from(now.subsec_nanos()));
-        Some(Self { root, planned, began })
+        Some(Self { root, shared_memory, planned, began })
     }
 
     /// One line about what goes with the sandbox of `build`, now that all of it has ended: what a phase made that ran in the session is
     /// not worth a word. Outputs that are on the disk, `are_kept` or not.
     pub fn told(self, build: &FailedBuild, scratch: &Scratch, are_kept: bool) -> Option<String> {
         let store = build.store.directory().as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
-        let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
+        let times = PhaseTimes::of(scratch, &build.build_directory);
         let mut found =
             Found { outside: &self, times, store, is_on_disk: false, count: 0, named: Vec::new(), left: MOST_ENTRIES };
         found.look(self.root.as_fd(), &mut Vec::new(), device_of(&self.root)?, DEEPEST);
+        if let Some(directory) = &self.shared_memory {
+            found.look(directory.as_fd(), &mut SHARED_MEMORY.into(), device_of(directory)?, DEEPEST);
+        }
         let outputs = if are_kept { None } else { scratch.open_outputs() };
         if let Some(outputs) = outputs {
             found.is_on_disk = true;
@@ -153,6 +164,12 @@ impl Found<'_> {
             self.named.push(name.to_vec());
         }
     }
+}
+
+/// Opens a directory of the sandbox, while what is mounted there is still to be seen. No link is followed.
+fn open_below(root: &OwnedFd, path: &str) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS).ok()
 }
 
 fn device_of(directory: &OwnedFd) -> Option<u64> {

@@ -1,16 +1,37 @@
 //! When phases ran in a session, as its shell has noted it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use super::tree::Moment;
+use super::tree::{Entry, Moment};
+use crate::scratch::Scratch;
 
 /// Spans of time. Untrusted code may have written them, which gains nothing: its own files are said to be its own.
 #[derive(Debug, Default)]
-pub(super) struct PhaseTimes(Vec<(Moment, Moment)>);
+pub(super) struct PhaseTimes {
+    spans: Vec<Span>,
+    /// The paths, below the build directory, of what was written before and between them; nothing where that is not known.
+    typed: Option<HashSet<Vec<u8>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: Moment,
+    end: Moment,
+    /// Whether nobody could type meanwhile, and it is known what was written before.
+    is_alone: bool,
+}
 
 impl PhaseTimes {
-    /// Reads lines of `begin SHELL TIME` and `end SHELL TIME`, where TIME is seconds since 1970, perhaps with a fraction, which has the
-    /// locale's point. What is none, or has no end, is passed over.
+    /// Those of the session in `scratch`, whose build directory is `top` in the sandbox.
+    pub fn of(scratch: &Scratch, top: &Path) -> Self {
+        let times = Self::parse(&scratch.phase_times_of_session().unwrap_or_default());
+        times.with_typed(scratch.typed_between_phases().as_deref(), top)
+    }
+
+    /// Reads lines of `begin SHELL TIME [alone]` and `end SHELL TIME`, where TIME is seconds since 1970, perhaps with a fraction, which has
+    /// the locale's point. What is none, or has no end, is passed over.
     pub fn parse(text: &[u8]) -> Self {
         let mut begun = HashMap::new();
         let mut spans = Vec::new();
@@ -19,18 +40,41 @@ impl PhaseTimes {
             let (Some(what), Some(shell), Some(time)) = (words.next(), words.next(), words.next()) else { continue };
             match (what, moment(time)) {
                 ("begin", Some((start, _))) => {
-                    begun.insert(shell.to_owned(), start);
+                    begun.insert(shell.to_owned(), (start, words.next() == Some("alone")));
                 }
-                ("end", Some((_, end))) => spans.extend(begun.remove(shell).map(|start| (start, end))),
+                ("end", Some((_, end))) => {
+                    spans.extend(begun.remove(shell).map(|(start, is_alone)| Span { start, end, is_alone }));
+                }
                 _ => {}
             }
         }
-        Self(spans)
+        Self { spans, typed: None }
+    }
+
+    /// With the list of what was written before and between phases, absolute paths with a zero byte behind each.
+    fn with_typed(mut self, list: Option<&[u8]>, top: &Path) -> Self {
+        let top = [top.as_os_str().as_bytes(), b"/"].concat();
+        let below = |path: &[u8]| path.strip_prefix(top.as_slice()).map(<[u8]>::to_vec);
+        self.typed = list.map(|list| list.split(|byte| *byte == 0).filter_map(below).collect());
+        self
+    }
+
+    /// Whether phases alone have made what is at `path`: it changed last while one ran, and was not there before as somebody's. What was
+    /// unpacked by a phase bears an old time, but no process can set the time of its last change.
+    pub fn made(&self, path: &[u8], entry: &Entry) -> bool {
+        self.typed.as_ref().is_some_and(|typed| !typed.contains(path))
+            && self.spans.iter().any(|span| span.is_alone && span.contains(entry.changed))
     }
 
     /// Whether a phase ran at a time that a file bears.
     pub fn contains(&self, moment: Moment) -> bool {
-        self.0.iter().any(|(start, end)| *start <= moment && moment <= *end)
+        self.spans.iter().any(|span| span.contains(moment))
+    }
+}
+
+impl Span {
+    fn contains(&self, moment: Moment) -> bool {
+        self.start <= moment && moment <= self.end
     }
 }
 
@@ -48,6 +92,7 @@ fn moment(time: &str) -> Option<(Moment, Moment)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::Kind;
     use super::*;
 
     #[test]
@@ -69,10 +114,25 @@ mod tests {
         for text in
             ["begin 7 100.000000\n", "end 7 100.000000\n", "begin 7 -1\nend 7 99999999999999999999\n", "begin\n\n\0"]
         {
-            assert!(PhaseTimes::parse(text.as_bytes()).0.is_empty(), "{text}");
+            assert!(PhaseTimes::parse(text.as_bytes()).spans.is_empty(), "{text}");
         }
         // The shell that was interrupted has begun again.
         let times = PhaseTimes::parse(b"begin 7 100.000000\nbegin 7 200.000000\nend 7 201.000000\n");
         assert!(!times.contains((100, 500_000_000)) && times.contains((200, 500_000_000)));
+    }
+
+    #[test]
+    fn what_phases_alone_have_made_nobody_has_typed() {
+        let text = b"begin 7 100.500000 alone\nend 7 101.000000\nbegin 7 200.000000\nend 7 201.000000\n";
+        let times = |list| PhaseTimes::parse(text).with_typed(list, Path::new("/build"));
+        let entry = |seconds| {
+            let changed = (seconds, 0);
+            Entry { kind: Kind::File, executable: false, size: 1, modified: (1, 0), changed, inode: 1 }
+        };
+        let list: &[u8] = b"/build/typed.c\0/buildings/other.c\0";
+        assert!(times(Some(list)).made(b"made.c", &entry(101)) && times(Some(list)).made(b"other.c", &entry(101)));
+        assert!(!times(Some(list)).made(b"typed.c", &entry(101)) && !times(Some(list)).made(b"made.c", &entry(102)));
+        // Somebody could type meanwhile, or nobody knows what was there before.
+        assert!(!times(Some(list)).made(b"made.c", &entry(200)) && !times(None).made(b"made.c", &entry(101)));
     }
 }

@@ -1,10 +1,13 @@
 //! The source as the build's own `unpackPhase` unpacks it, in a sandbox of its own: whatever the archives are, and whatever the package
 //! does to unpack them, this is what a patch of the source is applied to.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 
 use super::content::Content;
 use super::layers::Layers;
@@ -23,6 +26,8 @@ use crate::shell_script::{self, Phases};
 
 /// The phase that unpacks.
 const UNPACK_PHASE: &str = "unpackPhase";
+/// The number of the first descriptor that is no standard one.
+const FIRST_OF_OTHERS: RawFd = 3;
 /// How long that may take at the end of a session.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,6 +63,11 @@ impl Unpacked {
         build.derivation.is_some() && matches!(Work::of(build), Work::Phases(phases) if has_phase(&phases))
     }
 
+    /// Whether somebody waits for that.
+    pub fn takes_time(build: &FailedBuild) -> bool {
+        sources_of(build).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>() > LARGE
+    }
+
     /// Unpacks the sources of `build` once more. Nobody sees what that says.
     ///
     /// # Errors
@@ -65,7 +75,7 @@ impl Unpacked {
     pub fn new(build: &FailedBuild, caller: &Caller, means: &Means<'_>) -> Result<Self> {
         let Means { settings, signals, limits, say } = means;
         let derivation = build.derivation.as_ref().context("its derivation is not known")?;
-        if sources_of(build).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>() > LARGE {
+        if Self::takes_time(build) {
             say("unpacking the sources once more, to tell what came with them; Ctrl-C leaves it at a guess");
         }
         let wishes = Wishes {
@@ -83,10 +93,10 @@ impl Unpacked {
             directory: build.build_directory.clone(),
             source_root: None,
         };
-        let command = shell_script::unheard(&build.shell, shell_script::resume(&build.shell, &phases, None));
+        let command = shell_script::resume(&build.shell, &phases, None);
         let plan = Plan::new(&build, settings, caller, scratch.directories(), &command)?.limited(limits, caller)?;
-        let mut sandbox = sandbox::start(&plan)?;
-        let ending = session::wait(&mut sandbox, signals, None, Some(PATIENCE))?;
+        let mut sandbox = unheard(|| sandbox::start(&plan))??;
+        let ending = session::wait_unattended(&mut sandbox, signals, PATIENCE)?;
         drop(sandbox);
         match ending {
             Ending::Exited(0) => {}
@@ -111,6 +121,22 @@ impl Unpacked {
     pub fn content(&self, path: &[u8]) -> Option<Content> {
         Content::read(&self.top, path, Access::Quietly).ok()
     }
+}
+
+/// Has whatever process `start` begins neither read nor write anything of the caller's: his terminal is his shell's again in a moment, and
+/// from here on nobody looks at what the build does with it.
+fn unheard<T>(start: impl FnOnce() -> T) -> Result<T> {
+    let nothing = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context("cannot open /dev/null")?;
+    let ours = [stdin(), stdout(), stderr()].map(|descriptor| fcntl_dupfd_cloexec(descriptor, FIRST_OF_OTHERS));
+    let [input, output, errors] = ours.map(|copy| copy.context("cannot keep the standard descriptors"));
+    let (input, output, errors) = (input?, output?, errors?);
+    let cannot_set = "cannot set the standard descriptors";
+    let set = |input: &OwnedFd, output: &OwnedFd, errors: &OwnedFd| {
+        dup2_stdin(input).and(dup2_stdout(output)).and(dup2_stderr(errors)).context(cannot_set)
+    };
+    let result = set(&nothing, &nothing, &nothing).map(|()| start());
+    set(&input, &output, &errors)?;
+    result
 }
 
 #[cfg(test)]

@@ -17,9 +17,6 @@ const AS_FILE: &str = r#"exec 9<<<"$1" < /dev/null; shift; exec "$0" -e /dev/fd/
 /// Has a builder nothing to read.
 const AS_BUILDER: &str = r#"exec "$@" < /dev/null"#;
 
-/// Has nobody hear a command.
-const UNHEARD: &str = r#"exec "$@" < /dev/null > /dev/null 2>&1"#;
-
 /// What is run of a build by stdenv.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phases {
@@ -46,15 +43,6 @@ pub fn resume(shell: &BuildShell, phases: &Phases, note: Option<&Path>) -> Vec<O
     command.push(phases.source_root.as_deref().unwrap_or_default().into());
     command.push(note.unwrap_or(Path::new("")).into());
     command
-}
-
-/// `command`, of which nobody hears or sees anything, with `shell`.
-pub fn unheard(shell: &BuildShell, command: Vec<OsString>) -> Vec<OsString> {
-    let mut unheard: Vec<OsString> = vec![shell.path.clone().into()];
-    unheard.extend(shell.applet.clone());
-    unheard.extend(["-c", UNHEARD, "--"].map(OsString::from));
-    unheard.extend(command);
-    unheard
 }
 
 /// The command that runs a builder with its arguments, as Nix does: without anything to read.

@@ -56,6 +56,15 @@ class Terminal:
         self.seen = self.seen[match.end() :]
         return match
 
+    def rest(self):
+        """What appears until the end."""
+        while select.select([self.ours], [], [], PATIENCE)[0]:
+            try:
+                self.seen += os.read(self.ours, 4096).decode(errors="replace")
+            except OSError:
+                break
+        return self.seen
+
     def type(self, text):
         os.write(self.ours, text.encode())
 

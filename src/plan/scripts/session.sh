@@ -147,16 +147,21 @@ phases() {
 
 # nbsMark begin|end: notes when phases run, so that what they make is told from what somebody writes. By the clock of files, which ticks
 # 100 times a second and more, all that was written before is older than the begin, and all that is written later younger than the end.
+# What was written before, since phases ran last, is listed; a phase in the background is not «alone».
 nbsMark() {
-    local nbsNow nbsTime
+    local nbsNow nbsTime nbsSince=$nbsDirectory/state/phase-times nbsAlone=
     nbsMarked=${1#end}
+    if [[ $1 == begin ]] && ((BASH_SUBSHELL == 0)); then
+        [[ -e $nbsSince ]] || nbsSince=$nbsDirectory/state/outputs
+        if command find "$nbsTop" -cnewer "$nbsSince" ! -type d -print0 >> "$nbsDirectory/state/typed" 2> /dev/null; then nbsAlone=' alone'; fi
+    fi
     nbsGetTime
     nbsTime=$nbsNow
     if [[ $1 == begin ]]; then
         : >| "$nbsDirectory/state/before"
         nbsAwaitTick "$nbsDirectory/state/before"
     fi
-    printf '%s %s %s\n' "$1" "$$" "$nbsTime" >> "$nbsDirectory/state/phase-times"
+    printf '%s %s %s%s\n' "$1" "$$" "$nbsTime" "$nbsAlone" >> "$nbsDirectory/state/phase-times"
     [[ $1 == begin ]] || nbsAwaitTick "$nbsDirectory/state/phase-times"
 }
 
