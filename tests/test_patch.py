@@ -548,18 +548,22 @@ WAITED_FOR = "unpacking the sources once more, to tell what came with them; Ctrl
 
 @pytest.fixture(scope="module")
 def large(sources):
-    """One whose build removes a file, and says so, and one whose build does not."""
+    """Three of one source: the build of one removes a file by a script, that of another by a patch, and the third removes none."""
     source = sources.directory / "large" / "tree-1.0"
     source.mkdir(parents=True)
     (source / "main.c").write_text(NUMBERS)
+    (source / "gone.c").write_text("1\n")
     with open(source / "data", "wb") as file:
         file.truncate(17 << 20)
     archive = source.parent / "tree-1.0.tar"
     subprocess.run(["tar", "-C", source.parent, "-cf", archive, f"--mtime=@{NEWEST}", source.name], check=True)
-    attributes = f'src = {archive}; {LARGE_UNPACKING} configurePhase = "echo made > config.h"; buildPhase = "exit 1"; postInstall = "rm -r $out/lib";'
-    return {
-        is_said: sources.kept(f"large-{is_said}", attributes + ('preBuild = "x=1;rm -f config.h";' if is_said else "")) for is_said in (False, True)
-    }  # fmt: skip
+    patch = source.parent / "remove.patch"
+    patch.write_text("--- a/gone.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-1\n")
+    attributes = f"""
+        src = {archive}; {LARGE_UNPACKING} configurePhase = "echo made > config.h"; buildPhase = "exit 1"; postInstall = "rm -r $out/lib";
+    """
+    ways = {"nothing": "", "script": 'preConfigure = "x=1;rm gone.c";', "patch": f"patches = [ {patch} ];"}
+    return {way: sources.kept(f"large-{way}", attributes + more) for way, more in ways.items()}
 
 
 def interrupted_unpacking(caller, build_dir, typed, state):
@@ -586,18 +590,43 @@ def children_called(pid, command):
 
 def test_ctrl_c_ends_the_unpacking_and_nothing_else(caller, state, large):
     """Even where what unpacks does not want to end."""
-    said = interrupted_unpacking(caller, own_copy(caller, large[False]), "echo mine >> config.h", state)
+    said = interrupted_unpacking(caller, own_copy(caller, large["nothing"]), "echo mine >> config.h", state)
     assert said == "signal 2 has ended that"
     assert b"+mine\n" in only_patch(caller).read_bytes()
 
 
-def test_nobody_waits_for_a_large_source_because_of_a_new_file_unless_the_build_removes_some(caller, state, large):
-    result = caller.enter(build_dir=own_copy(caller, large[False]), input="echo mine > /build/tree-1.0/new.c", env=state_of(caller))
+@pytest.mark.parametrize("how", [(), ("--build-dir-mode", "overlay")], ids=["copy", "overlay"])
+def test_nobody_waits_for_a_large_source_because_of_a_new_file(caller, state, large, how):
+    kept = own_copy(caller, large["nothing"])
+    result = caller.enter(build_dir=kept, options=how, input="echo mine > /build/tree-1.0/new.c", env=state_of(caller))
     assert names_in(only_patch(caller)) == ["new.c"] and WAITED_FOR not in result.stderr
-    kept = caller.workspace / "kept"
-    subprocess.run(["rm", "-r", kept], check=True)
-    interrupted_unpacking(caller, own_copy(caller, large[True]), "echo mine > other.c", state)
-    assert [names_in(patch) for patch in patches(caller)] == [["new.c"], ["other.c"]]
+
+
+@pytest.mark.parametrize("way", ["script", "patch"])
+def test_where_the_build_removes_files_a_new_one_is_worth_the_wait(caller, state, large, way):
+    interrupted_unpacking(caller, own_copy(caller, large[way]), "echo mine > gone.c", state)
+    assert names_in(only_patch(caller)) == ["gone.c"]
+
+
+@pytest.fixture(scope="module")
+def small(sources, packed):
+    """Of an archive that cannot be unpacked twice; its build removes nothing."""
+    archive = packed[0].with_name("packed-1.0.tar")
+    unpack = "tar -xf $src; [ ! /dev/stdout -ef /dev/null ]"
+    attributes = f'src = {archive}; unpackPhase = "{unpack}"; sourceRoot = "packed-1.0"; configurePhase = "echo > config.h"; buildPhase = "exit 1";'
+    return sources.kept("small", attributes)
+
+
+@pytest.mark.parametrize(("mode", "files"), [("copy", 0), ("copy", 1001), ("overlay", 0)])
+def test_what_has_many_files_is_large(caller, state, small, mode, files):
+    """And so is, for all that is known, one that is not listed."""
+    kept = own_copy(caller, small)
+    for number in range(files):
+        (kept / f"{number}").touch()
+    script = "echo mine > /build/packed-1.0/new.c"
+    result = caller.enter(build_dir=kept, options=["--build-dir-mode", mode], input=script, env=state_of(caller))
+    assert names_in(only_patch(caller)) == ["new.c"]
+    assert ("times of files" not in result.stderr) == (mode == "overlay" or files > 0)
 
 
 def test_files_that_were_only_unpacked_are_left_out(caller, state, odd):
@@ -931,6 +960,20 @@ def test_phases_alone_in_the_session_of_a_derivation_leave_no_patch_and_no_word(
         terminal.wait_for("done\r\n")
         assert terminal.end() == 0
         assert "nix-build-shell" not in terminal.rest() and patches(caller) == []
+
+
+def test_what_phases_made_in_a_session_that_was_kept_may_be_somebodys(caller, state, sources, packed):
+    """He may have typed meanwhile in another terminal, or into the same file when the session was entered before."""
+    _, kept = packed
+    command = caller.command_line(build_dir=sources.derivations[kept], options=["--keep-session", "phases"])
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *command) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("runPhase unpackPhase; cd packed-1.0; runPhase patchPhase; exit\n")
+        terminal.wait_for("kept as the session")
+        assert terminal.end() == 0
+    file = state / "mine.patch"
+    removed = caller.run(caller.program, "sessions", "remove", "--save-patch", str(file), "phases", env=state_of(caller))
+    assert removed.returncode == 0 and names_in(file.with_suffix(".rest.patch")) == ["packed-1.0/patched.c"], removed
 
 
 def test_what_is_written_where_a_derivation_has_no_sources_is_saved(caller, state, sources):

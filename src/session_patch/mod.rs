@@ -22,8 +22,9 @@ mod rule;
 mod summary;
 mod tree;
 mod unpacked;
+mod unpacking_reason;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,15 +34,15 @@ use rustix::fs::{AtFlags, Dir, fstat, statat};
 
 use self::content::{Content, LARGEST};
 use self::destination::Destination;
-use self::doubtful::{Doubtful, directories_of};
+use self::doubtful::Doubtful;
 use self::format::{FileChange, Version};
 use self::ignored::{Ignored, name_of, parent_of};
 use self::layers::Layers;
 use self::old_places::OldPlaces;
-use self::origin::{FromSource, Origin, removes_files};
+use self::origin::{FromSource, Origin};
 pub use self::outside::Outside;
 use self::phase_times::PhaseTimes;
-use self::products::{is_dependency_list, is_machine_code, is_of_the_builder, is_product, is_tool_directory};
+use self::products::{is_dependency_list, is_machine_code};
 use self::rebase::rebased;
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
@@ -157,10 +158,11 @@ impl<'a> SessionPatch<'a> {
         }
         let times = PhaseTimes::of(scratch, &self.build.build_directory);
         // What is new and only phases made is not worth a word, and what they unpacked is no reason to unpack it once more. But what they
-        // moved is missing elsewhere.
+        // moved is missing elsewhere; and in a session that is kept others may type meanwhile, or have typed in it before.
         let is_nothing_missing = self.kept.is_none();
-        let is_made =
-            |path: &[u8], new: Entry| (is_nothing_missing || times.contains(new.modified)) && times.made(path, &new);
+        let is_made = |path: &[u8], new: Entry| {
+            !self.is_long_ago && (is_nothing_missing || times.contains(new.modified)) && times.made(path, &new)
+        };
         touched.retain(|Touched { path, old, new }| old.is_some() || !new.is_some_and(|new| is_made(path, new)));
         let mut origin = Origin::of(self.build, &self.before, &after);
         let mut summary = Summary::default();
@@ -198,46 +200,6 @@ impl<'a> SessionPatch<'a> {
         let mut after = Tree::in_layers(Layers::merged(&self.copy, &kept.handle)?, None);
         let touched = Layers::merged(&self.copy, &kept.handle)?.touched(&mut after);
         Ok((after, touched))
-    }
-
-    /// Whether it takes the source as it was unpacked to tell whether something that was changed came with it. That is seldom so: most
-    /// files tell it by their times.
-    fn is_any_doubtful(&self, rule: &Rule<'_>, touched: &[Touched]) -> Result<bool> {
-        let origin = rule.origin;
-        let is_costly = OnceCell::new();
-        let may_be_of_source = |path: &[u8], old: Option<&Entry>, new: Option<&Entry>| {
-            origin.contains(path)
-                && !is_product(name_of(path))
-                && !directories_of(path).any(|directory| is_tool_directory(name_of(directory)))
-                && match old {
-                    Some(old) => origin.is_guessed(path, old),
-                    // The build may have removed what the source has there.
-                    None => {
-                        origin.may_have_lost(path, &self.before)
-                            && [Verdict::Source, Verdict::Older].contains(&rule.judge(path, None, new))
-                            && !*is_costly
-                                .get_or_init(|| Unpacked::takes_time(self.build) && !removes_files(self.build))
-                    }
-                }
-        };
-        // All that there is came into being in the session, and some of it may have been unpacked.
-        let is_unpacked = |touched: &Touched| {
-            let top = touched.path.split(|byte| *byte == b'/').next().unwrap_or_default();
-            touched.path.contains(&b'/') && !is_of_the_builder(top)
-        };
-        if origin.is_unknown() && touched.iter().any(is_unpacked) {
-            return Ok(Unpacked::is_possible(self.build));
-        }
-        for Touched { path, old, new } in touched {
-            let (old, new) = (old.as_ref(), new.as_ref());
-            if may_be_of_source(path, old, new)
-                && [old, new].iter().flatten().all(|entry| entry.size <= LARGEST)
-                && self.change(origin, path, old, new)?.is_some_and(|change| is_written(&change))
-            {
-                return Ok(Unpacked::is_possible(self.build));
-            }
-        }
-        Ok(false)
     }
 
     fn rule<'b>(&'b self, origin: &'b Origin, after: &'b Tree, times: &'b PhaseTimes) -> Rule<'b> {
@@ -462,12 +424,6 @@ fn is_any<'a>(
 fn is_alike(old: Option<&Entry>, new: Option<&Entry>) -> bool {
     let traits = |entry: &Entry| (entry.kind, entry.executable, entry.size, entry.modified);
     old.zip(new).is_some_and(|(old, new)| traits(old) == traits(new) && new.size <= LARGEST)
-}
-
-/// Whether somebody may have made this change: what only a compiler writes, nobody has.
-fn is_written(change: &FileChange) -> bool {
-    let (FileChange::Added(version) | FileChange::Deleted(version) | FileChange::Changed { new: version, .. }) = change;
-    change.has_text() && product_or(Verdict::Source, version) == Verdict::Source
 }
 
 /// Whether a patch can hold a change, and is to; else it is noted. `older` are the files that are older than the session, sorted.

@@ -211,7 +211,7 @@ fn plain(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// An attribute of the derivation, as the build had it or as it was written down.
-fn attribute(build: &FailedBuild, name: &str) -> Option<Vec<u8>> {
+pub(super) fn attribute(build: &FailedBuild, name: &str) -> Option<Vec<u8>> {
     let of_build = || build.kept.as_ref()?.variable(name).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
     let derivation = build.derivation.as_ref();
     let structured = || derivation?.structured_attributes()?.get(name)?.as_str().map(Into::into);
@@ -224,21 +224,6 @@ fn directories_of(build: &FailedBuild) -> Vec<(Vec<u8>, PathBuf)> {
     let is_directory = |path: &PathBuf| path.symlink_metadata().is_ok_and(|status| status.is_dir());
     let named = |path: PathBuf| Some((path.file_name()?.as_bytes().get(33..)?.to_vec(), path));
     sources_of(build).into_iter().filter(is_directory).filter_map(named).collect()
-}
-
-/// Whether the build says that it removes files, or moves them, before anything is installed. What it only calls may do so, too.
-pub(super) fn removes_files(build: &FailedBuild) -> bool {
-    let Some(derivation) = &build.derivation else { return true };
-    let ends_word = |byte: &u8| byte.is_ascii_whitespace() || b";&|(){}\"'\\`".contains(byte);
-    let says_so = |text: &[u8]| text.split(ends_word).any(|word| REMOVING.contains(&word));
-    let is_late = |name: &[u8]| OF_OUTPUTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part));
-    let says_so = |(name, text): (&[u8], &[u8])| !is_late(name) && says_so(text);
-    match derivation.structured_attributes() {
-        Some(attributes) => attributes
-            .iter()
-            .any(|(name, value)| says_so((name.as_bytes(), value.as_str().unwrap_or_default().as_bytes()))),
-        None => derivation.environment.iter().any(|(name, text)| says_so((name, text))),
-    }
 }
 
 /// The sources that are in the store, where they are on the host.
@@ -270,10 +255,6 @@ fn began(kept: &KeptBuild) -> (Option<Moment>, bool) {
     }
 }
 
-/// Words of a script that removes or moves files.
-const REMOVING: [&[u8]; 5] = [b"rm", b"mv", b"unlink", b"-delete", b"rename"];
-/// Parts of the names of scripts that do so with outputs.
-const OF_OUTPUTS: [&[u8]; 2] = [b"nstall", b"ixup"];
 /// The time of every file in the store, in seconds.
 const TIME_IN_STORE: i64 = 1;
 /// What stdenv sets `SOURCE_DATE_EPOCH` to where it knows nothing better: 1980, the first year of zip archives.
