@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.leftovers import scratch_directories
 from support.nix import OPTIONS, SINGLE_USER, USER
-from support.processes import await_that, children
+from support.processes import await_end_of_sandboxes, await_that, children
 from support.terminal import Terminal
 
 SESSION_END = r"your changes to [0-9]+ files? of .* are in (\S+\.patch)"
@@ -593,6 +594,36 @@ def test_ctrl_c_ends_the_unpacking_and_nothing_else(caller, state, large):
     said = interrupted_unpacking(caller, own_copy(caller, large["nothing"]), "echo mine >> config.h", state)
     assert said == "signal 2 has ended that"
     assert b"+mine\n" in only_patch(caller).read_bytes()
+
+
+def test_a_sigkill_while_sources_are_unpacked_leaves_what_the_next_run_removes(caller, state, large):
+    with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=own_copy(caller, large["nothing"]))) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.type("echo mine >> /build/tree-1.0/config.h; exit\n")
+        await_that(lambda: children_called(terminal.process.pid, b"sleep\x0054321\x00"))
+        terminal.process.kill()
+        terminal.end()
+    await_end_of_sandboxes(caller.session)
+    assert len(scratch_directories(caller.tmpdir)) == 2
+    assert caller.enter("true").returncode == 0 and scratch_directories(caller.tmpdir) == []
+
+
+HOSTILE = """
+    unpackPhase = "tar -xf $src; if [ /dev/stdout -ef /dev/null ]; then (cd packed-1.0; eval \\"$astray\\"); fi";
+    astray = "rm main.c patched.c Makefile.in; mkfifo main.c; ln -s /etc/passwd patched.c; mkdir Makefile.in; chmod 0 configure; : > config.h";
+"""
+
+
+def test_whatever_is_unpacked_once_more_nothing_typed_is_lost(caller, state, sources, packed):
+    """Links that lead out, fifos, directories in the place of files, and nothing that one may look at."""
+    archive = packed[0].with_name("packed-1.0.tar")
+    more = 'sourceRoot = "packed-1.0"; configurePhase = "echo made > config.h"; buildPhase = "exit 1";'
+    kept = own_copy(caller, sources.kept(f"hostile-{caller.name}", f"src = {archive}; {HOSTILE} {more}"))
+    names = ["main.c", "patched.c", "Makefile.in", "configure", "config.h", "new.c"]
+    result = session_of(caller, f"for file in {' '.join(names)}; do echo // mine in $file >> $file; done", kept)
+    text = b"".join(path.read_bytes() for path in patches(caller))
+    assert all(f"+// mine in {name}\n".encode() in text for name in names), (result, text)
+    assert b"root:" not in text and "times of files" not in result.stderr
 
 
 @pytest.mark.parametrize("how", [(), ("--build-dir-mode", "overlay")], ids=["copy", "overlay"])
