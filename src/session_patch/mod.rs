@@ -40,7 +40,7 @@ use self::ignored::{Ignored, name_of, parent_of};
 use self::layers::Layers;
 use self::old_places::OldPlaces;
 use self::origin::{FromSource, Origin};
-pub use self::outside::Outside;
+pub use self::outside::{Outside, told_of_outputs};
 use self::phase_times::PhaseTimes;
 use self::products::{is_dependency_list, is_machine_code};
 use self::rebase::rebased;

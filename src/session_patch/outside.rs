@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat};
 
@@ -24,6 +25,8 @@ const MOST_NAMED: usize = 5;
 const MOST_ENTRIES: usize = 20_000;
 /// Where programs share memory, below the root.
 const SHARED_MEMORY: &str = "dev/shm";
+/// What is in the name of an output that `resume` has put aside.
+const ASIDE: &[u8] = b"-before-resume";
 /// What programs leave in a home directory, whoever calls them.
 const TRACES: [&str; 6] =
     [".bash_history", ".lesshst", ".node_repl_history", ".python_history", ".viminfo", ".wget-hsts"];
@@ -56,9 +59,7 @@ impl Outside {
             |step: &Step| matches!(step, Step::Mount { target, .. } if target.to_bytes() == SHARED_MEMORY.as_bytes());
         let shared_memory =
             if plan.steps.iter().any(is_shared_memory) { open_below(&root, SHARED_MEMORY) } else { None };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let began = (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), i64::from(now.subsec_nanos()));
-        Some(Self { root, shared_memory, planned, began })
+        Some(Self { root, shared_memory, planned, began: moment_of(SystemTime::now()) })
     }
 
     /// One line about what goes with the sandbox of `build`, now that all of it has ended: what a phase made that ran in the session is
@@ -66,8 +67,7 @@ impl Outside {
     pub fn told(self, build: &FailedBuild, scratch: &Scratch, are_kept: bool) -> Option<String> {
         let store = build.store.directory().as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
         let times = PhaseTimes::of(scratch, &build.build_directory);
-        let mut found =
-            Found { outside: &self, times, store, is_on_disk: false, count: 0, named: Vec::new(), left: MOST_ENTRIES };
+        let mut found = Found::new(&self.planned, self.began, times, store);
         found.look(self.root.as_fd(), &mut Vec::new(), device_of(&self.root)?, DEEPEST);
         if let Some(directory) = &self.shared_memory {
             found.look(directory.as_fd(), &mut SHARED_MEMORY.into(), device_of(directory)?, DEEPEST);
@@ -77,24 +77,39 @@ impl Outside {
             found.is_on_disk = true;
             found.look(outputs.as_fd(), &mut store.to_vec(), device_of(&outputs)?, DEEPEST);
         }
-        let Found { count, named, left, .. } = found;
-        let names = named.iter().map(|path| format!("/{}", OsStr::from_bytes(path).display())).collect::<Vec<_>>();
-        let at_least = if left == 0 { "at least " } else { "" };
-        let such_as = if count > names.len() { ", such as " } else { ": " };
-        (count > 0).then(|| {
-            format!(
-                "{at_least}{} that you wrote outside of {} went with the sandbox{such_as}{}",
-                files(count),
-                build.build_directory.display(),
-                names.join(", ")
-            )
-        })
+        let build = build.build_directory.display();
+        found.told(&format!("that you wrote outside of {build} went with the sandbox"))
     }
+}
+
+/// One line about what somebody wrote into the outputs of a kept session, which are in `scratch` and go with it; the store is called
+/// `store`. The session `began` then, and the phases of its earlier shells had made what there was at `made`. What `resume` has put
+/// aside may be older.
+pub fn told_of_outputs(
+    scratch: &Scratch,
+    store: &Path,
+    [began, made]: [SystemTime; 2],
+    session: &impl Display,
+) -> Option<String> {
+    let store = store.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
+    let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
+    let outputs = scratch.open_outputs()?;
+    let nothing = HashSet::new();
+    let mut found = Found::new(&nothing, moment_of(made), times, store);
+    found.is_on_disk = true;
+    found.aside_began = Some(moment_of(began));
+    found.look(outputs.as_fd(), &mut store.to_vec(), device_of(&outputs)?, DEEPEST);
+    found.told(&format!("that you wrote into outputs went with the session {session}"))
 }
 
 /// What there is, as far as it was looked for.
 struct Found<'a> {
-    outside: &'a Outside,
+    /// Files and links that we have made there.
+    planned: &'a HashSet<Vec<u8>>,
+    /// What is not younger was there before.
+    began: Moment,
+    /// The same of outputs that `resume` has put aside, where that is another time.
+    aside_began: Option<Moment>,
     times: PhaseTimes,
     /// The directory of the store, without the slash in front.
     store: &'a [u8],
@@ -105,7 +120,21 @@ struct Found<'a> {
     left: usize,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    fn new(planned: &'a HashSet<Vec<u8>>, began: Moment, times: PhaseTimes, store: &'a [u8]) -> Self {
+        let (named, left) = (Vec::new(), MOST_ENTRIES);
+        Self { planned, began, aside_began: None, times, store, is_on_disk: false, count: 0, named, left }
+    }
+
+    /// A line about the files that were found, of which it says `what`.
+    fn told(&self, what: &str) -> Option<String> {
+        let Self { count, named, left, .. } = self;
+        let names = named.iter().map(|path| format!("/{}", OsStr::from_bytes(path).display())).collect::<Vec<_>>();
+        let at_least = if *left == 0 { "at least " } else { "" };
+        let such_as = if *count > names.len() { ", such as " } else { ": " };
+        (*count > 0).then(|| format!("{at_least}{} {what}{such_as}{}", files(*count), names.join(", ")))
+    }
+
     /// Looks at everything in `directory` but for what is mounted there, or was. Nothing is followed, and nothing but directories is
     /// opened.
     fn look(&mut self, directory: BorrowedFd<'_>, path: &mut Vec<u8>, device: u64, levels: usize) {
@@ -146,20 +175,20 @@ impl Found<'_> {
 
     fn judge(&mut self, path: &[u8], name: &[u8], entry: &Entry) {
         let is_nothing = !entry.is_content() || entry.size == 0;
-        let is_old = (self.is_on_disk || self.outside.planned.contains(path)) && entry.changed <= self.outside.began;
+        // Of an output its own path says enough.
+        let output = path.strip_prefix(self.store).and_then(|below| below.strip_prefix(b"/")).map(|below| {
+            let end = below.iter().position(|byte| *byte == b'/').unwrap_or(below.len());
+            path.get(..path.len() - below.len() + end).unwrap_or(path)
+        });
+        let is_aside = output.is_some_and(|output| find_bytes(output, ASIDE));
+        let began = self.aside_began.filter(|_| is_aside).unwrap_or(self.began);
+        let is_old = (self.is_on_disk || self.planned.contains(path)) && entry.changed <= began;
         let is_trace = is_of_the_builder(name) || TRACES.iter().any(|trace| name == trace.as_bytes());
         if is_nothing || is_old || is_trace || self.times.contains(entry.changed) {
             return;
         }
         self.count += 1;
-        // Of an output its own path says enough.
-        let name = match path.strip_prefix(self.store).and_then(|below| below.strip_prefix(b"/")) {
-            Some(below) => {
-                let end = below.iter().position(|byte| *byte == b'/').unwrap_or(below.len());
-                path.get(..path.len() - below.len() + end).unwrap_or(path)
-            }
-            None => path,
-        };
+        let name = output.unwrap_or(path);
         if self.named.len() < MOST_NAMED && !self.named.iter().any(|named| named == name) {
             self.named.push(name.to_vec());
         }
@@ -170,6 +199,15 @@ impl Found<'_> {
 fn open_below(root: &OwnedFd, path: &str) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS).ok()
+}
+
+fn find_bytes(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|part| part == wanted)
+}
+
+fn moment_of(time: SystemTime) -> Moment {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()))
 }
 
 fn device_of(directory: &OwnedFd) -> Option<u64> {
