@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::caller::Caller;
@@ -37,7 +37,7 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// Into `path`, which is made now and must not be there; or, without one, into the directory for such files.
+    /// Into `path`, which is made now and must not be there, unless it is empty; or, without one, into the directory for such files.
     ///
     /// # Errors
     /// A file that cannot be made, or would be in the kept directory.
@@ -52,7 +52,12 @@ impl Destination {
         }
         let name = path.file_name().with_context(|| format!("{} is no name of a file", path.display()))?;
         let mode = Mode::from_raw_mode(0o666);
-        let file = caller.with_own_rights(|| NewFile::create(directory, name, mode, caller))?;
+        let file = caller.with_own_rights(|| {
+            NewFile::create(directory, name, mode, caller).or_else(|errno| match errno {
+                Errno::EXIST => NewFile::take_empty(directory, name, caller)?.ok_or(errno),
+                _ => Err(errno),
+            })
+        })?;
         file.map(Self::File).map_err(|errno| cannot_create(path, errno))
     }
 
@@ -115,8 +120,28 @@ impl NewFile {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, directory, flags, Mode::empty())?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&directory, name, flags, mode)?.into();
-        Ok(Self { path, directory, name: name.into(), file, caller: *caller, is_filled: false })
+        let file = openat(&directory, name, flags, mode)?;
+        // Nobody else may take it for one that a SIGKILL has left. Where there are no locks, it is as good without.
+        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        Ok(Self { path, directory, name: name.into(), file: file.into(), caller: *caller, is_filled: false })
+    }
+
+    /// Takes the file `name` in `directory` if it is an empty one of the caller's and nobody is about to fill it: a run that was killed has
+    /// left it, or nothing is lost with it.
+    fn take_empty(directory: &Path, name: &OsStr, caller: &Caller) -> rustix::io::Result<Option<Self>> {
+        let path = if directory == Path::new(".") { name.into() } else { directory.join(name) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, directory, flags, Mode::empty())?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = openat(&directory, name, flags, Mode::empty()) else { return Ok(None) };
+        let is_locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let status = fstat(&file)?;
+        let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+        let is_ours = is_file && status.st_uid == caller.uid.as_raw() && status.st_nlink == 1;
+        if !is_locked || !is_ours || status.st_size != 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self { path, directory, name: name.into(), file: file.into(), caller: *caller, is_filled: false }))
     }
 
     /// Writes `text` and closes the file. Returns where it is.

@@ -75,8 +75,8 @@ pub const STORIES: &[(&str, &str)] = &[
     ("dry-run", "Print what would be done, a step a line, and do nothing."),
     (
         "save-patch",
-        "Save what was changed in the source as a patch in FILE, a new file, also if a command changed it. By itself what is changed in \
-         a session is saved in a new file in $XDG_STATE_HOME/nix-build-shell, and what a command changes is not saved.",
+        "Save what was changed in the source as a patch in FILE, a new file or an empty one, also if a command changed it. By itself what is \
+         changed in a session is saved in a new file in $XDG_STATE_HOME/nix-build-shell, and what a command changes is not saved.",
     ),
     ("no-patch", "Save no patch."),
     (
