@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::build;
 use super::build_dir::Filled;
-use super::header::show_header;
+use super::header::{Changes, show_header};
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::tell_usage;
 use super::patch_options::{PatchOptions, means, save_and_remove};
@@ -142,6 +142,10 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         print_dry_run(&build, made, &plan, &directories.scratch).context("cannot print the plan")?;
         return Ok(0);
     }
+    if interactive.is_some() {
+        // Before what was typed in them is read.
+        recover(Scratch::abandoned_sessions(&scratch_parent), &caller);
+    }
     let kept_directory = build.kept.as_ref().map(|kept| kept.directory.as_path());
     let mut scratch = match &options.keep_session {
         Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
@@ -160,15 +164,19 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let plan = plan_in(scratch.directories())?;
     options.sandbox.tell(&build, &filled, &plan);
     if interactive.is_some() {
-        recover(Scratch::abandoned_sessions(&scratch_parent), &caller);
-        show_header(&build, log.as_ref(), options.keep_session.as_ref());
+        let changes = match &options.keep_session {
+            Some(name) => Changes::KeptAs(name),
+            None if scratch.is_in_place() => Changes::Itself,
+            None => Changes::InCopy,
+        };
+        show_header(&build, log.as_ref(), changes);
     }
     let describe = |scratch: &Scratch| {
         let log = log.as_ref().map(|log| &log.log);
         Description::of(&build, FailedPhase::of(&build, log, build.store.physical_directory()), scratch)
     };
-    // Should we be killed, what somebody has typed is not to be taken for a command's leavings.
-    let is_typed_into = interactive.is_some() || command.is_empty() && patch.is_some();
+    // Should we be killed, what somebody has typed, or wants a patch of, is not to be taken for a command's leavings.
+    let is_typed_into = interactive.is_some() || patch.is_some();
     let note = |scratch: &Scratch| match is_typed_into && options.keep_session.is_none() && !scratch.is_in_place() {
         true => kept_session::note(scratch, &describe(scratch), &caller),
         false => Ok(()),

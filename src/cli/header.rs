@@ -13,17 +13,27 @@ use crate::kept_session::SessionName;
 /// As much as is shown of a line of the log, in characters: compilers are called with long lines.
 const LINE_LENGTH: usize = 400;
 
+/// What becomes of what is changed in a session.
+#[derive(Clone, Copy, Debug)]
+pub enum Changes<'a> {
+    /// It goes with the copy, but for a patch.
+    InCopy,
+    /// The kept directory itself is changed.
+    Itself,
+    /// It is kept as a session of this name.
+    KeptAs(&'a SessionName),
+}
+
 /// Shows the header of a session on standard error. Where nobody can read it there is nobody to tell.
-pub fn show_header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) {
-    let _ = io::stderr().write_all(header(build, log, kept_as).as_bytes());
+pub fn show_header(build: &FailedBuild, log: Option<&FailedLog>, changes: Changes<'_>) {
+    let _ = io::stderr().write_all(header(build, log, changes).as_bytes());
 }
 
 /// A few lines: the derivation, the phase that failed, the last lines of the log, and one line of help. What the build says of itself is
 /// escaped, so that a terminal takes it for text.
 ///
-/// The exit status is among it where Nix told it while `nix-build-shell build` listened: it writes it nowhere. `kept_as` is the name of a
-/// session that is kept.
-fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&SessionName>) -> String {
+/// The exit status is among it where Nix told it while `nix-build-shell build` listened: it writes it nowhere.
+fn header(build: &FailedBuild, log: Option<&FailedLog>, changes: Changes<'_>) -> String {
     let directory = build.name().display().to_string();
     let name = match &build.derivation {
         Some(derivation) => derivation.name().escape_ascii().to_string(),
@@ -53,10 +63,12 @@ fn header(build: &FailedBuild, log: Option<&FailedLog>, kept_as: Option<&Session
         lines.extend(failed.log.last_lines().iter().map(|line| format!("  > {}", shortened(line))));
     }
     let resume = phase.map(|phase| format!("; «nix-build-shell resume {directory}» runs {phase} and all after it"));
-    let changes = match (kept_as, &build.kept) {
-        (Some(name), _) => format!(", and what you change is kept as the session {name}"),
-        (None, Some(_)) => format!(", and what you change is changed in a copy{}", resume.unwrap_or_default()),
-        (None, None) => {
+    let resume = resume.unwrap_or_default();
+    let changes = match (changes, &build.kept) {
+        (Changes::KeptAs(name), _) => format!(", and what you change is kept as the session {name}"),
+        (Changes::Itself, _) => format!(", and what you change there stays changed{resume}"),
+        (Changes::InCopy, Some(_)) => format!(", and what you change is changed in a copy{resume}"),
+        (Changes::InCopy, None) => {
             ", and a patch has what you change in the sources that you unpack; --keep-session NAME keeps all".into()
         }
     };

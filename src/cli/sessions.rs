@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-use super::header::show_header;
+use super::header::{Changes, show_header};
 use super::interactive::{Failure, Interactive, is_at_terminal, read_log};
 use super::limit_options::{LimitOptions, tell_limits, tell_usage};
 use super::patch_options::{PatchOptions, means};
@@ -148,7 +148,7 @@ impl Enter {
         build.notes.iter().for_each(say);
         self.tell(&plan);
         if shell.is_some() {
-            show_header(&build, log.as_ref(), Some(&self.name));
+            show_header(&build, log.as_ref(), Changes::KeptAs(&self.name));
         }
         signals.check_interrupt()?;
         let (mut sandbox, held) =
@@ -237,14 +237,20 @@ impl Remove {
             let (settings, signals, limits) = (Settings::in_force(), Signals::block()?, Limits::default());
             condemned.save_patch(file, &means(&settings, &signals, &limits), caller)?.iter().for_each(say);
         }
-        sessions.remove(condemned)
+        let lost = condemned.told_of_outputs(caller)?;
+        sessions.remove(condemned)?;
+        lost.iter().for_each(say);
+        Ok(())
     }
 }
 
 /// Keeps the sessions whose program was killed, and says so, once.
 pub(super) fn recover(abandoned: Vec<Scratch>, caller: &Caller) {
     for scratch in abandoned {
-        kept_session::recover(scratch, caller).map_or_else(|error| say_error(&error), say);
+        match kept_session::recover(scratch, caller) {
+            Ok(told) => told.iter().for_each(say),
+            Err(error) => say_error(&error),
+        }
     }
 }
 
@@ -270,7 +276,8 @@ fn table(sessions: &[Listed], now: u64) -> String {
         [
             session.name.clone(),
             printable(&session.title),
-            size(session.size),
+            // Of what cannot be looked at nothing is known.
+            session.created.map_or_else(|| "?".into(), |_| size(session.size)),
             session.created.map_or("?".into(), |then| age(now.saturating_sub(then))),
             session.last_used.map_or("?".into(), |then| age(now.saturating_sub(then))),
             if session.running { "running".into() } else { "idle".into() },

@@ -1,11 +1,12 @@
 //! What has to be known to enter a session again.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::kept_identity::KeptIdentity;
 use crate::additions::Additions;
 use crate::failed_build::{FailedBuild, HostAccess, Kind, StoreExtent, StoreView, Wishes};
 use crate::failed_log::FailureTimes;
@@ -36,12 +37,15 @@ pub struct Description {
     /// Whether what was done in it is a layer over the kept directory, and no copy.
     #[serde(default)]
     pub is_overlay: bool,
-    store: Store,
+    pub(super) store: Store,
     store_extent: StoreExtent,
     network: bool,
     like: Kind,
     bind: Vec<SandboxPath>,
     bind_writable: Vec<SandboxPath>,
+    /// What the kept directory is known by again; nothing where the build had left none.
+    #[serde(default)]
+    pub kept: Option<KeptIdentity>,
     /// The phase that failed; nothing where the build had left no directory.
     #[serde(default)]
     pub failed_phase: Option<FailedPhase>,
@@ -79,6 +83,7 @@ impl Description {
             like: build.kind,
             bind: bound(HostAccess::ReadOnly),
             bind_writable: bound(HostAccess::Writable),
+            kept: build.kept.as_ref().and_then(KeptIdentity::of),
             failed_phase,
             outputs_made: Some(SystemTime::now()),
             phases_run: None,
@@ -128,11 +133,24 @@ impl Description {
         let Some(phase) = self.failed_phase.as_ref().filter(|phase| phase.times != FailureTimes::default()) else {
             return Ok(None);
         };
+        let build = self.build.display();
+        if !self.build.try_exists().unwrap_or(true) {
+            bail!("{build}, which it was made of, is gone");
+        }
         let kept = KeptBuild::open(&self.build).context("what it was made of cannot be opened")?;
-        if FailureTimes::of(&kept) != phase.times {
-            bail!("{}, which it was made of, is not as it was when the session began", self.build.display());
+        let is_the_same = match &self.kept {
+            Some(identity) => KeptIdentity::of(&kept).as_ref() == Some(identity),
+            None => FailureTimes::of(&kept) == phase.times,
+        };
+        if !is_the_same {
+            bail!("{build}, which it was made of, is not as it was when the session began");
         }
         Ok(Some(kept))
+    }
+
+    /// When it was begun, as exactly as it is known.
+    pub(super) fn began(&self) -> SystemTime {
+        self.began.unwrap_or(UNIX_EPOCH + Duration::from_secs(self.created))
     }
 
     /// The name of the derivation, without the hash; nothing where Nix did not know it.

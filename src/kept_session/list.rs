@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::Dir;
@@ -81,12 +81,28 @@ pub fn names(sessions: &Sessions) -> Result<Vec<SessionName>> {
     Ok(names)
 }
 
+/// The names of the sessions that are layers over the kept directory `kept`, and need it.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn laid_over(sessions: &Sessions, kept: &Path) -> Result<Vec<SessionName>> {
+    let kept = kept.canonicalize().with_context(|| format!("cannot find {}", kept.display()))?;
+    let is_over = |name: &SessionName| {
+        let description = sessions.directory(name).ok().and_then(|(directory, _)| description_in(&directory).ok()?);
+        let is_below = |build: PathBuf| build.canonicalize().is_ok_and(|build| build.starts_with(&kept));
+        description.is_some_and(|description| description.is_overlay && is_below(description.build))
+    };
+    Ok(names(sessions)?.into_iter().filter(is_over).collect())
+}
+
 fn look_at(sessions: &Sessions, name: &SessionName) -> Option<Listed> {
     let (directory, path) = match sessions.directory(name) {
         Ok(found) => found,
         // One that is elsewhere, and is not to vanish from here without a word.
         Err(error) if sessions.place(name).is_ok_and(|place| place.is_elsewhere) => {
-            return Some(Listed::unknown(name, format!("({error})"), sessions.path.join(name.as_str())));
+            let title =
+                if sessions.is_dangling(name).unwrap_or(false) { "(gone)".into() } else { format!("({error})") };
+            return Some(Listed::unknown(name, title, sessions.path.join(name.as_str())));
         }
         Err(_) => return None,
     };

@@ -5,11 +5,13 @@
 //! runs the session's one sandbox; others join it.
 
 mod description;
+mod kept_identity;
 mod list;
 mod name;
 mod recovered;
 mod removal;
 mod running;
+mod untouched;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -22,7 +24,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 pub use self::description::Description;
-pub use self::list::{Listed, list, names};
+pub use self::list::{Listed, laid_over, list, names};
 pub use self::name::SessionName;
 pub use self::recovered::{note, recover};
 pub use self::removal::Condemned;
@@ -248,7 +250,8 @@ impl Sessions {
         if is(&error, Errno::NOENT) {
             return match place.is_elsewhere {
                 true => anyhow!(
-                    "what was done in the session {name} was in {}, and is gone from there",
+                    "what was done in the session {name} was in {}, and is gone from there; «nix-build-shell sessions remove \
+                     {name}» clears it from the list",
                     place.path.join(&place.name).display()
                 ),
                 false => anyhow!(no_such_session(name)),

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
+use super::untouched::is_untouched;
 use super::{DESCRIPTION, Description, Sessions, description_in, is};
 use crate::caller::Caller;
 use crate::history::History;
@@ -24,12 +25,17 @@ pub fn note(scratch: &Scratch, description: &Description, caller: &Caller) -> Re
 }
 
 /// Keeps what was done in a session that was killed, whose directory is `abandoned`, and what was typed there. Returns what to tell the
-/// user.
+/// user; nothing where nothing had been done yet, and it is removed.
 ///
 /// # Errors
 /// What cannot be kept, and where it is; no later run removes that.
-pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<String> {
+pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<Option<String>> {
     let description = description_in(abandoned.handle());
+    if let Ok(Some(description)) = &description
+        && is_untouched(&abandoned, description, caller)
+    {
+        return abandoned.remove().map(|_| None);
+    }
     let name = match &description {
         Ok(Some(description)) => name_of(description),
         _ => "session-recovered".into(),
@@ -38,14 +44,20 @@ pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<String> {
         Ok(Some(description)) => keep_history(&abandoned, description, caller),
         _ => Ok(()),
     };
+    let has_outputs = abandoned.open_outputs().is_some();
     match move_to_sessions(&abandoned, &name, caller) {
         Ok(name) => {
+            let (kept, lost) = match has_outputs {
+                true => ("the build directory and in outputs that there were before", "elsewhere"),
+                false => ("the build directory", "in outputs and elsewhere"),
+            };
             let told = format!(
-                "a session was killed, and what was done in it is kept as the session {name}: «nix-build-shell sessions enter {name}» \
-                 enters it, «nix-build-shell sessions remove {name}» saves its changes as a patch and removes it"
+                "a session was killed; what was changed in {kept} is kept as the session {name}, what was {lost} went with the sandbox: \
+                 «nix-build-shell sessions enter {name}» enters it, «nix-build-shell sessions remove {name}» saves its changes as a patch \
+                 and removes it"
             );
             history.with_context(|| format!("{told}; but what was typed is not kept for the next session"))?;
-            Ok(told)
+            Ok(Some(told))
         }
         Err(error) => {
             let kept = abandoned.keep()?;

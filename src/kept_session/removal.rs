@@ -1,9 +1,8 @@
 //! The end of a kept session: what was changed in it is saved, and it is removed.
 
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{AtFlags, statat, unlinkat};
 use rustix::io::Errno;
 
@@ -11,9 +10,10 @@ use super::running::Running;
 use super::{DESCRIPTION, Description, RUNNING, SessionName, Sessions, description_in, no_such_session};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::plan::BUILD;
 use crate::record;
 use crate::scratch::Scratch;
-use crate::session_patch::{Means, SessionPatch};
+use crate::session_patch::{Means, SessionPatch, told_of_outputs};
 
 /// A session that is about to be removed; nobody else can enter it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Sessions {
     }
 
     /// Whether a link to a session that is elsewhere is all that there is of it.
-    fn is_dangling(&self, name: &SessionName) -> Result<bool> {
+    pub(super) fn is_dangling(&self, name: &SessionName) -> Result<bool> {
         self.caller.with_own_rights(|| {
             let has = |flags| statat(&self.handle, name.as_str(), flags).is_ok();
             has(AtFlags::SYMLINK_NOFOLLOW) && !has(AtFlags::empty())
@@ -73,29 +73,46 @@ impl Sessions {
 }
 
 impl Condemned {
+    /// One line about what was written by hand into its outputs, which are in no patch and go with it.
+    ///
+    /// # Errors
+    /// Where the caller's rights cannot be taken.
+    pub fn told_of_outputs(&self, caller: &Caller) -> Result<Option<String>> {
+        let Some((scratch, Ok(description))) = &self.content else { return Ok(None) };
+        let times = [description.began(), description.outputs_made.unwrap_or(description.began())];
+        let store = description.store.directory();
+        caller.with_own_rights(|| told_of_outputs(scratch, store, times, &self.name))
+    }
+
     /// Saves what was changed in it as a patch, in `file` if there is one. Returns what the user should know of it, a line each.
     ///
     /// # Errors
     /// Where there is nothing to compare with any more, or the patch cannot be written.
     pub fn save_patch(&self, file: Option<&Path>, means: &Means<'_>, caller: &Caller) -> Result<Vec<String>> {
         let Some((scratch, description)) = &self.content else { return Ok(Vec::new()) };
+        let stays = || {
+            format!(
+                "the session {} stays, since there is no patch of what was changed in it; --no-patch removes it without one",
+                self.name
+            )
+        };
+        let description = description.as_ref().map_err(|error| anyhow!("{error:#}")).with_context(stays)?;
+        let kept = description.kept_directory().map_err(|error| {
+            let (name, build) = (&self.name, scratch.path().join(BUILD));
+            let build = build.display();
+            anyhow!("the session {name} stays: {error:#}; its changes are in {build}, and --no-patch removes it without a patch")
+        })?;
         let save = || -> Result<Vec<String>> {
-            let description = description.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             let mut wishes = description.wishes();
-            if description.kept_directory()?.is_none() {
+            if kept.is_none() {
                 // That is what is opened.
                 wishes.derivation = None;
             }
             let build = FailedBuild::open(&description.build, &wishes, means.settings)?;
             caller.with_own_rights(|| scratch.unlock_build())??;
-            let began = description.began.unwrap_or(UNIX_EPOCH + Duration::from_secs(description.created));
-            SessionPatch::of_ended(&build, caller, scratch, (began, description.is_overlay), file)?.save(scratch, means)
+            let how = (description.began(), description.is_overlay);
+            SessionPatch::of_ended(&build, caller, scratch, how, file)?.save(scratch, means)
         };
-        save().with_context(|| {
-            format!(
-                "the session {} stays, since there is no patch of what was changed in it; --no-patch removes it without one",
-                self.name
-            )
-        })
+        save().with_context(stays)
     }
 }
