@@ -6,13 +6,16 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
 
 use super::ask::confirm;
-use super::say::{print, printable, say_error};
+use super::say::{print, printable, say, say_error};
+use super::sessions::recover;
 use super::table::size;
 use super::which_build::directory_of;
 use crate::caller::Caller;
 use crate::disk_usage::DiskUsage;
 use crate::kept_builds::{Removable, ToldFailures, Trust};
+use crate::kept_session::{Sessions, laid_over};
 use crate::nix::Settings;
+use crate::scratch::Scratch;
 
 /// Which ones.
 #[derive(Debug, Args)]
@@ -45,6 +48,7 @@ pub fn run(options: &Options) -> Result<u8> {
         }
     }
     refuse(failures)?;
+    tell_layers(&removable, &caller)?;
     if !options.yes {
         match confirm(question(&removable)) {
             Some(true) => {}
@@ -66,6 +70,22 @@ pub fn run(options: &Options) -> Result<u8> {
     // What is not forgotten now is when something else is told.
     let _ = ToldFailures::forget_what_is_gone(&caller);
     refuse(failures).map(|()| 0)
+}
+
+/// Says which sessions are layers over what is to be removed, and so are of no more use then.
+fn tell_layers(removable: &[Removable], caller: &Caller) -> Result<()> {
+    recover(Scratch::abandoned_sessions(&Scratch::default_parent()), caller);
+    let Some(sessions) = Sessions::open(caller)? else { return Ok(()) };
+    for Removable { path, .. } in removable {
+        for name in laid_over(&sessions, path)? {
+            say(format_args!(
+                "without {} the session {name}, a layer over it, can neither be entered nor saved as a patch; «nix-build-shell sessions \
+                 remove {name}» saves it before",
+                path.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Of what is only the name of a build: what is wanted of whoever would remove it.
