@@ -706,6 +706,38 @@ def test_what_was_unpacked_in_the_session_of_a_derivation_is_compared_when_it_is
     assert (removed.returncode, removed.stdout, removed.stderr) == (0, "removed empty\n", "")
 
 
+def test_what_was_written_by_hand_into_outputs_is_named_when_the_session_is_removed(root):
+    keeper = Keeper(root)
+    kept = root.kept("failing.plain.installPhase")
+    went = r"nix-build-shell: (1 file|2 files) that you wrote into outputs went with the session fix(?:: |, such as )(\S+)\n"
+    with shell_kept(keeper, "fix", build_dir=kept) as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, "mkdir -p $out/etc; echo conf > $out/etc/conf")
+        terminal.type("exit\n")
+        terminal.end()
+    assert keeper.enter("fix", "echo conf > $out/etc/conf2").returncode == 0
+    removed = keeper.call("remove", "fix")
+    assert re.search(went, removed.stderr), removed
+    number, output = re.search(went, removed.stderr).groups()
+    assert (removed.stdout, number) == ("removed fix\n", "2 files") and "before-resume" not in output, removed
+    # What a phase has made is no loss, and what it has put aside was made by hand.
+    with shell_kept(keeper, "fix", build_dir=kept) as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, "echo mine > $out/by-hand")
+        answer(terminal, "resume 2>&1")
+        terminal.type("exit\n")
+        terminal.end()
+    removed = keeper.call("remove", "--no-patch", "fix")
+    assert re.search(went, removed.stderr).groups() == ("1 file", f"{output}-before-resume"), removed
+    with shell_kept(keeper, "fix", build_dir=kept) as terminal:
+        terminal.wait_for(r"\$ ")
+        answer(terminal, "runPhase installPhase 2>&1; ls $out; ls -l $out/bin")
+        terminal.type("exit\n")
+        terminal.end()
+    removed = keeper.call("remove", "--no-patch", "fix")
+    assert (removed.stdout, removed.stderr) == ("removed fix\n", "")
+
+
 # --- Joining a session that runs -------------------------------------------------------------------------------------
 
 
@@ -940,7 +972,7 @@ def test_a_session_that_is_just_being_made_is_told(keeper):
 # --- A session that nobody had asked to keep, and that was killed -----------------------------------------------------
 
 
-RECOVERED = r"kept as the session (greeting-1.0-recovered-\d{8}T\d{6}(-2)?): "
+RECOVERED = r"kept as the session (\S+-recovered-\d{8}T\d{6}(-2)?), what was in outputs and elsewhere went with the sandbox: "
 
 
 def shell_killed(keeper, script, *options, build_dir=None, env=()):
@@ -992,6 +1024,107 @@ def test_what_was_typed_before_a_sigkill_is_kept_by_the_next_run(opener, mode):
     assert removed.returncode == 0 and "your changes to 3 files of greeting" in removed.stderr, removed
     text = patch.read_text()
     assert "+++ b/new\n" in text and "--- a/Makefile\n+++ /dev/null" in text and "Hullo" in text
+
+
+def shell_killed_at_once(keeper, *options, build_dir=None):
+    """Before anybody has typed anything."""
+    with on_terminal(keeper, *keeper.caller.command_line(options=options, build_dir=build_dir)) as terminal:
+        terminal.wait_for(r"\$ ")
+        terminal.process.kill()
+        terminal.process.wait()
+    processes.await_end_of_sandboxes(keeper.caller.session)
+
+
+@pytest.mark.parametrize(("opener", "mode"), ALL_MODES, indirect=["opener"])
+def test_a_session_in_which_nothing_was_done_is_removed(opener, mode):
+    keeper = Keeper(opener)
+    # What others typed before is nothing new.
+    with on_terminal(keeper, *opener.command_line()) as terminal:
+        terminal.wait_for(PROMPT)
+        answer(terminal, "true")
+        terminal.type("exit\n")
+        terminal.end()
+    shell_killed_at_once(keeper, f"--build-dir-mode={mode}")
+    assert scratch_directories(opener.tmpdir)
+    assert "killed" not in opener.enter("true", env=keeper.env).stderr
+    assert not scratch_directories(opener.tmpdir) and keeper.listed() == {}
+
+
+@pytest.mark.parametrize("kind", ["plain", "structured", "several-outputs"])
+@pytest.mark.parametrize("phase", ["installPhase", "a derivation"])
+def test_so_is_one_that_has_outputs_or_no_directory(caller, kind, phase):
+    keeper = Keeper(caller)
+    root = f"failing.{kind}.installPhase"
+    build_dir = caller.kept(root) if phase == "installPhase" else caller.builds.derivation(caller.builds.by_root(root))
+    shell_killed_at_once(keeper, build_dir=build_dir)
+    assert scratch_directories(caller.tmpdir)
+    listed = keeper.call("--json")
+    assert (json.loads(listed.stdout or "[]"), listed.stderr) == ([], "")
+    assert not scratch_directories(caller.tmpdir)
+
+
+CHANGED_LITTLE = ["rm Makefile", "chmod +x greeting.c", "mv greeting.c other.c", "touch -r Makefile greeting.c", "mkdir new", "rm ../env-vars"]
+
+
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+@pytest.mark.parametrize("change", CHANGED_LITTLE)
+def test_one_in_which_anything_was_done_is_kept(user, mode, change):
+    keeper = Keeper(user)
+    with keeper.started(user.command_line(options=[f"--build-dir-mode={mode}"])) as running:
+        running.say(f"cd /build/greeting; {change}; echo ready; sleep 1000\n")
+        assert running.line() == "ready"
+        running.kill()
+        processes.await_end_of_sandboxes(user.session)
+    recovered(keeper, user.enter("true", env=keeper.env).stderr)
+
+
+def test_one_in_which_only_an_output_was_changed_is_kept_and_what_is_kept_of_it_is_said(root):
+    keeper = Keeper(root)
+    with keeper.started(root.command_line(build_dir=root.kept("failing.plain.installPhase"))) as running:
+        running.say("rm -r $out/*; echo mine > $out/mine; echo ready; sleep 1000\n")
+        assert running.line() == "ready"
+        running.kill()
+        processes.await_end_of_sandboxes(root.session)
+    said = root.enter("true", env=keeper.env).stderr
+    (name,) = keeper.listed()
+    assert (
+        f"what was changed in the build directory and in outputs that there were before is kept as the session {name}, what was elsewhere"
+        " went with the sandbox: "
+    ) in said
+    assert keeper.inside(name, "ls $out") == "mine\n"
+
+
+@pytest.mark.parametrize("command", [["bash", "-c", "{}"], ["bash"]], ids=["a command", "a shell as a command"])
+def test_so_is_what_a_command_did_of_which_a_patch_is_wanted(keeper, command):
+    file = keeper.state / "wanted.patch"
+    script = "sed -i s/Hello/Hullo/ /build/greeting/greeting.c; echo ready"
+    options = ["--save-patch", str(file)]
+    command = [word.format(f"{script}; sleep 1000") for word in command]
+    with keeper.started(keeper.caller.command_line(*command, options=options)) as running:
+        running.say(f"{script}; sleep 1000\n")
+        assert running.line() == "ready"
+        # While it runs, the file is its own.
+        refused = keeper.caller.enter("true", options=options, env=keeper.env)
+        assert refused.returncode == 125 and f"{file} is there already" in refused.stderr
+        running.kill()
+        processes.await_end_of_sandboxes(keeper.caller.session)
+    again = keeper.caller.enter("bash", "-c", script, options=options, env=keeper.env)
+    assert again.returncode == 0 and "your changes to 1 file of greeting are in" in again.stderr, again
+    first = file.read_text()
+    name = recovered(keeper, again.stderr)
+    other = keeper.state / "other.patch"
+    assert keeper.call("remove", "--save-patch", str(other), name).returncode == 0
+    assert other.read_text() == first and "+++ b/greeting.c" in first
+    keeper.caller.refused("true", options=options, mentions=["is there already", file])
+
+
+def test_what_was_typed_in_it_is_in_the_history_of_the_run_that_keeps_it(keeper):
+    shell_killed(keeper, "true typed-before")
+    with on_terminal(keeper, *keeper.caller.command_line()) as terminal:
+        terminal.wait_for(PROMPT)
+        assert "true typed-before" in answer(terminal, "history")
+        terminal.type("exit\n")
+        terminal.end()
 
 
 def test_it_is_kept_by_whoever_looks_for_it_and_by_the_next_session_at_once(keeper):
@@ -1108,8 +1241,9 @@ def test_where_it_cannot_be_moved_to_it_stays_and_is_a_session_all_the_same(keep
     finally:
         subprocess.run(["umount", elsewhere], check=True)
     # As after a restart of the machine.
-    assert "gone" in keeper.listed()[name]["title"]
-    keeper.refused("enter", name, mentions=["gone from there", elsewhere])
+    assert keeper.listed()[name]["title"] == "(gone)"
+    assert keeper.call().stdout.splitlines()[1].split()[:3] == [name, "(gone)", "?"]
+    keeper.refused("enter", name, mentions=["gone from there", elsewhere, f"«nix-build-shell sessions remove {name}» clears it"])
     assert keeper.call("remove", name).returncode == 0
     assert not list(keeper.sessions.iterdir())
 
@@ -1132,7 +1266,38 @@ def test_a_layer_over_what_is_not_there_any_more_is_told(user):
     (copy / "env-vars").touch()
     keeper.refused("enter", name, mentions=["cannot be entered any more", keeper.sessions / name / "build", "is not as it was"])
     shutil.rmtree(copy)
-    keeper.refused("enter", name, mentions=[keeper.sessions / name / "build", "what it was made of cannot be opened", copy])
+    keeper.refused("enter", name, mentions=[keeper.sessions / name / "build", "which it was made of, is gone", copy])
+
+
+def test_a_layer_is_laid_over_what_was_renamed_and_back_and_its_removal_is_warned_of(user):
+    keeper = Keeper(user)
+    copy = user.tmpdir / "nix-build-greeting-1.0.drv-0"
+    user.copy_of_kept().rename(copy)
+    shell_killed(keeper, "echo new > /build/greeting/new", "--build-dir-mode=overlay", build_dir=copy)
+    name = recovered(keeper, user.enter("true", env=keeper.env).stderr)
+    copy.rename(copy.with_name("elsewhere"))
+    keeper.refused("remove", name, mentions=[f"the session {name} stays: {copy}, which it was made of, is gone; its changes are in"])
+    copy.with_name("elsewhere").rename(copy)
+    assert keeper.inside(name, "cat /build/greeting/new") == "new\n"
+    keep = keeper.keep("a-copy", build_dir=copy)
+    assert keep.returncode == 0
+    said = f"without {copy} the session {name}, a layer over it, can neither be entered nor saved as a patch; «nix-build-shell sessions remove {name}»"
+    asked = user.run(user.program, "remove", str(copy), env=keeper.env)
+    assert asked.returncode == 125 and said in asked.stderr and copy.exists() and "a-copy" not in asked.stderr, asked
+    file = keeper.state / "file.patch"
+    removed = keeper.call("remove", "--save-patch", str(file), name)
+    assert removed.returncode == 0 and "+++ b/new\n" in file.read_text(), removed
+    assert user.run(user.program, "remove", "--yes", str(copy), env=keeper.env).stderr == ""
+
+
+def test_the_help_says_that_the_kept_directory_itself_is_changed(user):
+    keeper = Keeper(user)
+    command = user.command_line(options=["--build-dir-mode=in-place"], build_dir=user.copy_of_kept())
+    with on_terminal(keeper, *command) as terminal:
+        header = terminal.wait_for(f"(?s)(.*){PROMPT}")[1]
+        terminal.type("exit\n")
+        terminal.end()
+    assert "«exit» leaves the sandbox, and what you change there stays changed" in header and "in a copy" not in header
 
 
 def test_what_a_kept_session_was_typed_into_before_a_sigkill_is_in_the_next_history(keeper):
