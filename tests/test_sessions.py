@@ -727,6 +727,8 @@ def test_what_was_written_by_hand_into_outputs_is_named_when_the_session_is_remo
         answer(terminal, "resume 2>&1")
         terminal.type("exit\n")
         terminal.end()
+    # Later shells know it as well.
+    assert keeper.enter("fix", "true").returncode == 0
     removed = keeper.call("remove", "--no-patch", "fix")
     assert re.search(went, removed.stderr).groups() == ("1 file", f"{output}-before-resume"), removed
     with shell_kept(keeper, "fix", build_dir=kept) as terminal:
@@ -972,7 +974,7 @@ def test_a_session_that_is_just_being_made_is_told(keeper):
 # --- A session that nobody had asked to keep, and that was killed -----------------------------------------------------
 
 
-RECOVERED = r"kept as the session (\S+-recovered-\d{8}T\d{6}(-2)?), what was in outputs and elsewhere went with the sandbox: "
+RECOVERED = r"kept as the session (\S+-recovered-\d{8}T\d{6}(-2)?), what was (?:in outputs and )?elsewhere went with the sandbox: "
 
 
 def shell_killed(keeper, script, *options, build_dir=None, env=()):
@@ -1003,6 +1005,7 @@ def test_what_was_typed_before_a_sigkill_is_kept_by_the_next_run(opener, mode):
     script = "sed -i s/Hello/Hullo/ /build/greeting/greeting.c; rm /build/greeting/Makefile; echo new > /build/greeting/new"
     shell_killed(keeper, script, f"--build-dir-mode={mode}")
     run = keeper.caller.enter("true", env=keeper.env)
+    assert "changed in the build directory is kept" in run.stderr and "what was in outputs and elsewhere went with" in run.stderr
     name = recovered(keeper, run.stderr)
     assert not scratch_directories(keeper.caller.tmpdir)
     assert "killed" not in keeper.caller.enter("true", env=keeper.env).stderr
@@ -1063,7 +1066,7 @@ def test_so_is_one_that_has_outputs_or_no_directory(caller, kind, phase):
     assert not scratch_directories(caller.tmpdir)
 
 
-CHANGED_LITTLE = ["rm Makefile", "chmod +x greeting.c", "mv greeting.c other.c", "touch -r Makefile greeting.c", "mkdir new", "rm ../env-vars"]
+CHANGED_LITTLE = ["rm Makefile", "chmod +x greeting.c", "mv greeting.c other.c", "sed -i s/Hello/Hullo/ greeting.c; touch -r Makefile greeting.c", "mkdir new", "rm ../env-vars"]
 
 
 @pytest.mark.parametrize("mode", ["copy", "overlay"])
@@ -1182,7 +1185,9 @@ def test_so_is_what_was_typed_after_a_phase_that_fails_anew(keeper):
         terminal.process.kill()
         terminal.process.wait()
     processes.await_end_of_sandboxes(keeper.caller.session)
-    name = recovered(keeper, keeper.caller.enter("true", env=keeper.env).stderr)
+    said = keeper.caller.enter("true", env=keeper.env).stderr
+    name = recovered(keeper, said)
+    assert "what was changed in the build directory and in outputs is kept as" in said
     with shell_entered(keeper, name) as terminal:
         terminal.wait_for(PROMPT)
         assert answer(terminal, "ls /build/edit; resume 2>&1 | tail -n 1") == "/build/edit\nnix-build-shell: checkPhase failed with status 2\n"

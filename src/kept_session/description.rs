@@ -37,6 +37,9 @@ pub struct Description {
     /// Whether what was done in it is a layer over the kept directory, and no copy.
     #[serde(default)]
     pub is_overlay: bool,
+    /// Whether its outputs are on the disk, and not only those that there were when it began.
+    #[serde(default)]
+    pub has_outputs: bool,
     pub(super) store: Store,
     store_extent: StoreExtent,
     network: bool,
@@ -74,6 +77,7 @@ impl Description {
             began: Some(SystemTime::now()),
             last_used: now,
             is_overlay: scratch.is_overlay(),
+            has_outputs: scratch.directories().has_outputs,
             store: build.store.clone(),
             store_extent: match build.store_view {
                 StoreView::Whole => StoreExtent::Full,

@@ -44,12 +44,14 @@ pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<Option<String>> {
         Ok(Some(description)) => keep_history(&abandoned, description, caller),
         _ => Ok(()),
     };
-    let has_outputs = abandoned.open_outputs().is_some();
+    let has_outputs = matches!(&description, Ok(Some(description)) if description.has_outputs);
+    let has_some = abandoned.open_outputs().is_some();
     match move_to_sessions(&abandoned, &name, caller) {
         Ok(name) => {
-            let (kept, lost) = match has_outputs {
-                true => ("the build directory and in outputs that there were before", "elsewhere"),
-                false => ("the build directory", "in outputs and elsewhere"),
+            let (kept, lost) = match (has_outputs, has_some) {
+                (true, _) => ("the build directory and in outputs", "elsewhere"),
+                (false, true) => ("the build directory and in outputs that there were before", "elsewhere"),
+                (false, false) => ("the build directory", "in outputs and elsewhere"),
             };
             let told = format!(
                 "a session was killed; what was changed in {kept} is kept as the session {name}, what was {lost} went with the sandbox: \

@@ -4,18 +4,21 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::path::Arg;
 
 use super::Description;
 use crate::caller::Caller;
 use crate::history::History;
+use crate::quiet_open::read_quietly;
 use crate::scratch::Scratch;
 
 /// More entries than it is worth to look at: then it is kept.
 const MOST_ENTRIES: usize = 200_000;
 /// More levels than a directory is looked into: then it is kept.
 const DEEPEST: usize = 200;
+/// A file that is larger is not read: then it is kept.
+const LARGEST: u64 = 16 << 20;
 /// The clock that the times of files go by may be so far behind.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -39,12 +42,17 @@ fn is_as_it_began(scratch: &Scratch, description: &Description, began: SystemTim
     let Ok(build) = scratch.open_build() else { return false };
     let kept = description.kept_directory().ok().flatten();
     let mut look = Look { began, left: MOST_ENTRIES, is_store: false };
-    // An entry may have gone from the top, or come back to it. The kernel may have marked that of a layer.
-    if !fstat(&build).is_ok_and(|status| modified(&status) <= began) {
-        return false;
-    }
     // In a layer there is nothing but what was touched, or copied into it before.
     let original = kept.as_ref().filter(|_| !description.is_overlay).map(|kept| kept.handle.as_fd());
+    // An entry may have gone from the top. When that changed otherwise says nothing: the kernel may have marked that of a layer.
+    let is_as_it_was = |status: &Stat| {
+        let modified_now = modified(status);
+        let is_as_before = |kept| fstat(kept).is_ok_and(|before| modified(&before) == modified_now);
+        modified_now <= began && (modified_now + TICK < began || original.is_none_or(is_as_before))
+    };
+    if !fstat(&build).is_ok_and(|status| is_as_it_was(&status)) {
+        return false;
+    }
     if !look.is_untouched(build.as_fd(), original, DEEPEST) {
         return false;
     }
@@ -84,6 +92,7 @@ impl Look {
             let is_as_before = || {
                 let before = original.and_then(|original| statat(original, name, AtFlags::SYMLINK_NOFOLLOW).ok());
                 before.is_some_and(|before| is_copy(&status, &before))
+                    && original.is_some_and(|original| is_alike(original, &opened, name, &status))
             };
             let changed = changed(&status);
             let is_certain = changed + TICK < self.began;
@@ -122,6 +131,17 @@ fn is_copy(copy: &Stat, original: &Stat) -> bool {
     let is_directory = FileType::from_raw_mode(original.st_mode) == FileType::Directory;
     let same_size = is_directory || copy.st_size == original.st_size;
     copy.st_mode == original.st_mode && same_size && modified(copy) == modified(original)
+}
+
+/// Whether a file has the same content in both directories, or a link the same target.
+fn is_alike(original: BorrowedFd<'_>, copy: &OwnedFd, name: &CStr, status: &Stat) -> bool {
+    let read = |directory| read_quietly(directory, name, OFlags::NOFOLLOW, LARGEST);
+    let follow = |directory| readlinkat(directory, name, Vec::new());
+    match FileType::from_raw_mode(status.st_mode) {
+        FileType::RegularFile => read(original).is_ok_and(|before| read(copy.as_fd()).is_ok_and(|now| now == before)),
+        FileType::Symlink => follow(original).is_ok_and(|before| follow(copy.as_fd()).is_ok_and(|now| now == before)),
+        _ => true,
+    }
 }
 
 fn open(directory: BorrowedFd<'_>, name: impl Arg) -> rustix::io::Result<OwnedFd> {
