@@ -596,7 +596,7 @@ def test_ctrl_c_ends_the_unpacking_and_nothing_else(caller, state, large):
     assert b"+mine\n" in only_patch(caller).read_bytes()
 
 
-def test_a_sigkill_while_sources_are_unpacked_leaves_what_the_next_run_removes(caller, state, large):
+def test_a_sigkill_while_sources_are_unpacked_leaves_what_the_next_run_keeps(caller, state, large):
     with Terminal(caller, "env", f"XDG_STATE_HOME={state}", *caller.command_line(build_dir=own_copy(caller, large["nothing"]))) as terminal:
         terminal.wait_for(r"\$ ")
         terminal.type("echo mine >> /build/tree-1.0/config.h; exit\n")
@@ -605,7 +605,9 @@ def test_a_sigkill_while_sources_are_unpacked_leaves_what_the_next_run_removes(c
         terminal.end()
     await_end_of_sandboxes(caller.session)
     assert len(scratch_directories(caller.tmpdir)) == 2
-    assert caller.enter("true").returncode == 0 and scratch_directories(caller.tmpdir) == []
+    assert "-recovered-" in caller.enter("true", env=state_of(caller)).stderr and scratch_directories(caller.tmpdir) == []
+    [kept] = state.glob("nix-build-shell/sessions/*-recovered-*")
+    assert (kept / "build" / "tree-1.0" / "config.h").read_text().endswith("mine\n")
 
 
 HOSTILE = """

@@ -106,7 +106,7 @@ impl Summary {
             told(&self.too_large, left_out(&self.too_large, &format!(" of more than {} MiB", LARGEST >> 20))),
             told(&products, left_out(&products, " that the build makes, by all appearances")),
             told(&copies, left_out(&copies, " that were only copied")),
-            told(&self.older, left_out(&self.older, " older than the session, which was not written in it")),
+            told(&self.older, left_out(&self.older, " whose content is older than the session")),
             told(&self.too_deep, "did not look below directories that are nested too deeply".into()),
         ];
         self.written.into_iter().chain(others.into_iter().flatten()).collect()
