@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, Stat, fstat, statat};
+use rustix::fs::{AtFlags, fstat, statat};
 use serde::{Deserialize, Serialize};
 
 use crate::failed_build::FailedBuild;
+use crate::file_times::{changed, modified};
 use crate::kept_build::KeptBuild;
 use crate::nix::BuildLog;
 
@@ -114,19 +115,6 @@ fn was_built(build: &FailedBuild) -> bool {
     let Ok(mut records) = build.store.open() else { return false };
     let mut outputs = derivation.output_paths().peekable();
     outputs.peek().is_some() && outputs.all(|(_, output)| records.is_valid(output).unwrap_or(false))
-}
-
-fn changed(status: &Stat) -> SystemTime {
-    time(status.st_ctime, status.st_ctime_nsec)
-}
-
-fn modified(status: &Stat) -> SystemTime {
-    time(status.st_mtime, status.st_mtime_nsec)
-}
-
-fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
-    let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(nanoseconds)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod env_vars;
 pub mod failed_build;
 pub mod failed_log;
 pub mod failed_phase;
+mod file_times;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod history;

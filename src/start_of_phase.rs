@@ -4,9 +4,10 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp, statx};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::failed_build::FailedBuild;
+use crate::file_times::born;
 use crate::kept_build::KeptBuild;
 use crate::nix::BuildLog;
 
@@ -45,18 +46,14 @@ pub fn outputs_of_last_phase(names: &[CString], kept: &KeptBuild, store: &Path) 
         return names.iter().filter(|name| !was_there(name)).cloned().collect();
     }
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let Ok(began) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return Vec::new() };
+    let Ok(env_vars) = statx(&kept.handle, "env-vars", flags, StatxFlags::MTIME) else { return Vec::new() };
+    let began = (env_vars.stx_mtime.tv_sec, env_vars.stx_mtime.tv_nsec);
     let is_younger = |name: &&CString| {
         let output = store.join(OsStr::from_bytes(name.to_bytes()));
-        statx(rustix::fs::CWD, &output, flags, StatxFlags::BTIME).is_ok_and(|status| {
-            status.stx_mask & StatxFlags::BTIME.bits() != 0 && order(&status.stx_btime) >= order(&began.stx_mtime)
-        })
+        let status = statx(rustix::fs::CWD, &output, flags, StatxFlags::BTIME);
+        status.is_ok_and(|status| born(&status).is_some_and(|born| born >= began))
     };
     names.iter().filter(is_younger).cloned().collect()
-}
-
-fn order(time: &StatxTimestamp) -> (i64, u32) {
-    (time.tv_sec, time.tv_nsec)
 }
 
 #[cfg(test)]

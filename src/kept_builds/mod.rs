@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, openat, statat, statx};
 use rustix::process::geteuid;
@@ -23,6 +23,7 @@ pub use self::description::{Description, open};
 pub use self::removal::Removable;
 pub use self::told_failures::ToldFailures;
 use crate::caller::Caller;
+use crate::file_times::{born, changed};
 use crate::kept_build_name::KeptBuildName;
 use crate::nix::Settings;
 use crate::nix::store::Store;
@@ -185,6 +186,7 @@ fn look_at(
     // A source may well have a directory of that name, but Nix keeps nothing else beside its own.
     let below = below.filter(|_| !has_file(&handle, "env-vars"));
     let outer = changed(&status);
+    let birth = statx(&handle, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
     Some(KeptDirectory {
         path: path.join(name),
         name: kept_name,
@@ -192,23 +194,12 @@ fn look_at(
         owner: below.as_ref().map_or(status.st_uid, |below| below.st_uid),
         is_nested: below.is_some(),
         kept_at: below.as_ref().map_or(outer, |below| outer.max(changed(below))),
-        identity: Identity { device: status.st_dev, inode: status.st_ino, born: born(&handle) },
+        identity: Identity { device: status.st_dev, inode: status.st_ino, born: birth.as_ref().and_then(born) },
     })
 }
 
 fn has_file(directory: &OwnedFd, name: &str) -> bool {
     statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-fn born(directory: &OwnedFd) -> Option<(i64, u32)> {
-    let status = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
-    let is_told = status.stx_mask & StatxFlags::BTIME.bits() != 0;
-    is_told.then_some((status.stx_btime.tv_sec, status.stx_btime.tv_nsec))
-}
-
-fn changed(status: &Stat) -> SystemTime {
-    let seconds = Duration::from_secs(u64::try_from(status.st_ctime).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(status.st_ctime_nsec)
 }
 
 impl KeptDirectory {

@@ -2,9 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
+use crate::file_times::born;
 use crate::kept_build::KeptBuild;
 
 /// Which directory it is, and what was in it. When its inode changed last is none of that: to rename it and back changes it.
@@ -38,12 +39,8 @@ impl KeptIdentity {
 impl Known {
     fn of(directory: impl AsFd, name: &str, flags: AtFlags) -> Option<Self> {
         let wanted = StatxFlags::INO | StatxFlags::MTIME | StatxFlags::BTIME;
-        let Statx { stx_mask, stx_ino, stx_btime, stx_mtime, .. } = statx(directory, name, flags, wanted).ok()?;
-        let is_born = stx_mask & StatxFlags::BTIME.bits() != 0;
-        Some(Self {
-            inode: stx_ino,
-            born: is_born.then_some((stx_btime.tv_sec, stx_btime.tv_nsec)),
-            modified: (stx_mtime.tv_sec, stx_mtime.tv_nsec),
-        })
+        let status = statx(directory, name, flags, wanted).ok()?;
+        let modified = status.stx_mtime;
+        Some(Self { inode: status.stx_ino, born: born(&status), modified: (modified.tv_sec, modified.tv_nsec) })
     }
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::path::Arg;
 
 use super::Description;
 use crate::caller::Caller;
+use crate::file_times::{TICK, changed, modified};
 use crate::history::History;
 use crate::quiet_open::read_quietly;
 use crate::scratch::Scratch;
@@ -19,8 +20,6 @@ const MOST_ENTRIES: usize = 200_000;
 const DEEPEST: usize = 200;
 /// A file that is larger is not read: then it is kept.
 const LARGEST: u64 = 16 << 20;
-/// The clock that the times of files go by may be so far behind.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Whether nothing in `scratch` has changed since the session began that `description` is of, and nothing was typed there. What cannot be
 /// told, or not soon, counts as changed.
@@ -147,16 +146,4 @@ fn is_alike(original: BorrowedFd<'_>, copy: &OwnedFd, name: &CStr, status: &Stat
 fn open(directory: BorrowedFd<'_>, name: impl Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(directory, name, flags, Mode::empty())
-}
-
-fn changed(status: &Stat) -> SystemTime {
-    time(status.st_ctime, status.st_ctime_nsec)
-}
-
-fn modified(status: &Stat) -> SystemTime {
-    time(status.st_mtime, status.st_mtime_nsec)
-}
-
-fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) + Duration::from_nanos(nanoseconds)
 }

@@ -27,7 +27,7 @@ mod unpacking_reason;
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, Dir, fstat, statat};
@@ -47,17 +47,15 @@ use self::rebase::rebased;
 use self::renames::pair_renames;
 use self::rule::{Rule, Touched, Verdict, touched};
 use self::summary::Summary;
-use self::tree::{Access, Entry, Kind, Moment, Tree};
+use self::tree::{Access, Entry, Kind, Moment, Tree, moment_of};
 pub use self::unpacked::Means;
 use self::unpacked::Unpacked;
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
+use crate::file_times::TICK;
 use crate::kept_build::KeptBuild;
 use crate::scratch::Scratch;
 use crate::session::Interrupted;
-
-/// The clock that the times of files go by may be so far behind.
-const TICK: Duration = Duration::from_millis(10);
 
 /// A session that may end in a patch.
 #[derive(Debug)]
@@ -119,8 +117,7 @@ impl<'a> SessionPatch<'a> {
         let kept = build.kept.as_ref();
         let destination = Destination::new(file, kept, caller)?;
         let copy = scratch.open_build()?;
-        let began = began.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
-        let began = (began.as_secs().try_into().unwrap_or(i64::MAX), began.subsec_nanos().into());
+        let began = moment_of(began.checked_sub(TICK).unwrap_or(UNIX_EPOCH));
         let before = match kept {
             // But for what we had put there for the builder, which is in no patch.
             None => Tree::default(),

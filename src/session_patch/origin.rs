@@ -11,6 +11,7 @@ use super::doubtful::directories_of as directories_above;
 use super::tree::{Access, Entry, Kind, Moment, Tree};
 use super::unpacked::Unpacked;
 use crate::failed_build::FailedBuild;
+use crate::file_times::born;
 use crate::kept_build::KeptBuild;
 use crate::quiet_open::open_quietly;
 
@@ -239,8 +240,7 @@ pub(super) fn sources_of(build: &FailedBuild) -> Vec<PathBuf> {
 /// Else it began before the dump, nobody knows how long: then the second value is false.
 fn began(kept: &KeptBuild) -> (Option<Moment>, bool) {
     let birth = statx(&kept.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
-    let birth = birth.filter(|status| status.stx_mask & StatxFlags::BTIME.bits() != 0);
-    let birth = birth.map(|status| (status.stx_btime.tv_sec, i64::from(status.stx_btime.tv_nsec)));
+    let birth = birth.and_then(|status| born(&status)).map(|(seconds, nanos)| (seconds, i64::from(nanos)));
     let dump =
         statat(&kept.handle, "env-vars", AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| Entry::of(&status).modified);
     let epoch: Option<i64> =
@@ -288,14 +288,7 @@ mod tests {
     }
 
     fn origin(directories: Vec<(Vec<u8>, PathBuf)>) -> Origin {
-        Origin {
-            root: b"source".into(),
-            is_root_known: true,
-            directories,
-            unpacked: None,
-            began: Some((LATE, 0)),
-            is_begin_known: true,
-        }
+        Origin { directories, ..Origin::example(b"source", Some((LATE, 0))) }
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat};
 
 use super::phase_times::PhaseTimes;
 use super::products::{is_of_the_builder, is_tool_directory};
 use super::summary::files;
-use super::tree::{DEEPEST, Entry, Kind, Moment};
+use super::tree::{DEEPEST, Entry, Kind, Moment, moment_of};
 use crate::failed_build::FailedBuild;
 use crate::plan::{Plan, Step};
 use crate::sandbox::Sandbox;
@@ -65,17 +65,15 @@ impl Outside {
     /// One line about what goes with the sandbox of `build`, now that all of it has ended: what a phase made that ran in the session is
     /// not worth a word. Outputs that are on the disk, `are_kept` or not.
     pub fn told(self, build: &FailedBuild, scratch: &Scratch, are_kept: bool) -> Option<String> {
-        let store = build.store.directory().as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
         let times = PhaseTimes::of(scratch, &build.build_directory);
-        let mut found = Found::new(&self.planned, self.began, times, store);
+        let mut found = Found::new(&self.planned, self.began, times, build.store.directory());
         found.look(self.root.as_fd(), &mut Vec::new(), device_of(&self.root)?, DEEPEST);
         if let Some(directory) = &self.shared_memory {
             found.look(directory.as_fd(), &mut SHARED_MEMORY.into(), device_of(directory)?, DEEPEST);
         }
         let outputs = if are_kept { None } else { scratch.open_outputs() };
         if let Some(outputs) = outputs {
-            found.is_on_disk = true;
-            found.look(outputs.as_fd(), &mut store.to_vec(), device_of(&outputs)?, DEEPEST);
+            found.look_on_disk(&outputs)?;
         }
         let build = build.build_directory.display();
         found.told(&format!("that you wrote outside of {build} went with the sandbox"))
@@ -91,14 +89,12 @@ pub fn told_of_outputs(
     [began, made]: [SystemTime; 2],
     session: &impl Display,
 ) -> Option<String> {
-    let store = store.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
     let times = PhaseTimes::parse(&scratch.phase_times_of_session().unwrap_or_default());
     let outputs = scratch.open_outputs()?;
     let nothing = HashSet::new();
     let mut found = Found::new(&nothing, moment_of(made), times, store);
-    found.is_on_disk = true;
     found.aside_began = Some(moment_of(began));
-    found.look(outputs.as_fd(), &mut store.to_vec(), device_of(&outputs)?, DEEPEST);
+    found.look_on_disk(&outputs)?;
     found.told(&format!("that you wrote into outputs went with the session {session}"))
 }
 
@@ -121,7 +117,8 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn new(planned: &'a HashSet<Vec<u8>>, began: Moment, times: PhaseTimes, store: &'a [u8]) -> Self {
+    fn new(planned: &'a HashSet<Vec<u8>>, began: Moment, times: PhaseTimes, store: &'a Path) -> Self {
+        let store = store.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
         let (named, left) = (Vec::new(), MOST_ENTRIES);
         Self { planned, began, aside_began: None, times, store, is_on_disk: false, count: 0, named, left }
     }
@@ -133,6 +130,13 @@ impl<'a> Found<'a> {
         let at_least = if *left == 0 { "at least " } else { "" };
         let such_as = if *count > names.len() { ", such as " } else { ": " };
         (*count > 0).then(|| format!("{at_least}{} {what}{such_as}{}", files(*count), names.join(", ")))
+    }
+
+    /// Looks at the outputs that are on the disk; nothing where they cannot be looked at.
+    fn look_on_disk(&mut self, outputs: &OwnedFd) -> Option<()> {
+        self.is_on_disk = true;
+        self.look(outputs.as_fd(), &mut self.store.to_vec(), device_of(outputs)?, DEEPEST);
+        Some(())
     }
 
     /// Looks at everything in `directory` but for what is mounted there, or was. Nothing is followed, and nothing but directories is
@@ -203,11 +207,6 @@ fn open_below(root: &OwnedFd, path: &str) -> Option<OwnedFd> {
 
 fn find_bytes(text: &[u8], wanted: &[u8]) -> bool {
     text.windows(wanted.len()).any(|part| part == wanted)
-}
-
-fn moment_of(time: SystemTime) -> Moment {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()))
 }
 
 fn device_of(directory: &OwnedFd) -> Option<u64> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fstat, openat, statat};
@@ -18,6 +19,12 @@ pub(super) const DEEPEST: usize = 200;
 
 /// A moment: seconds and nanoseconds since 1970.
 pub(super) type Moment = (i64, i64);
+
+/// The moment of a time.
+pub(super) fn moment_of(time: SystemTime) -> Moment {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()))
+}
 
 /// Who looks at files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
