@@ -176,7 +176,6 @@ fn see_help(arguments: impl IntoIterator<Item = OsString>) -> String {
 /// mistake.
 pub fn show_usage(usage: &clap::Error) -> bool {
     let text = usage.to_string();
-    let see_help = see_help(std::env::args_os());
     let first = text.lines().next().unwrap_or_default();
     match usage.kind() {
         ErrorKind::DisplayHelp => {
@@ -188,6 +187,10 @@ pub fn show_usage(usage: &clap::Error) -> bool {
             let _ = usage.print();
             return false;
         }
+        _ => {}
+    }
+    let see_help = see_help(std::env::args_os());
+    match usage.kind() {
         ErrorKind::MissingRequiredArgument if text.contains("<NAME>") => {
             say("which session? «nix-build-shell sessions» lists those that there are");
         }

@@ -434,25 +434,22 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
 
-impl Run<'_> {
     /// The status where somebody has mended it in the shell, and has resumed it there to the end: then the build succeeds, as far as
     /// Nix would miss no output.
     fn status_after_shell(&self, scratch: &Scratch) -> Option<u8> {
         let mut state = FailedPhase::default();
         state.take_note(&scratch.phase_of_session()?);
         let is_done = state.name.as_deref() == Some(FailedPhase::DONE);
-        let derivation = self.build.derivation.as_ref().filter(|_| self.build.store_view != StoreView::Whole);
-        let is_missing = derivation.is_some_and(|derivation| {
-            let Self { build, .. } = self;
-            MadeOutputs::of(derivation, build.kept.as_ref(), &build.store, &scratch.outputs())
-                .missing()
-                .next()
-                .is_some()
-        });
+        let is_missing = made_outputs(self.build, scratch).is_some_and(|outputs| outputs.missing().next().is_some());
         is_done.then_some(is_missing.into())
     }
+}
+
+/// What was made of the outputs of `build`; nothing where it is not known which there are to be.
+fn made_outputs(build: &FailedBuild, scratch: &Scratch) -> Option<MadeOutputs> {
+    let derivation = build.derivation.as_ref().filter(|_| build.store_view != StoreView::Whole)?;
+    Some(MadeOutputs::of(derivation, build.kept.as_ref(), &build.store, &scratch.outputs()))
 }
 
 /// Says that all succeeded, and what there is now. Returns the status that says the same.
@@ -469,11 +466,10 @@ fn tell_success(build: &FailedBuild, task: &Task, scratch: &Scratch) -> u8 {
         }
         _ => "the build succeeds".into(),
     };
-    let Some(derivation) = build.derivation.as_ref().filter(|_| build.store_view != StoreView::Whole) else {
+    let Some(outputs) = made_outputs(build, scratch) else {
         say(what);
         return 0;
     };
-    let outputs = MadeOutputs::of(derivation, build.kept.as_ref(), &build.store, &scratch.outputs());
     match outputs.missing().next() {
         Some(_) => {
             let missing: Vec<_> = outputs.missing().collect();

@@ -30,21 +30,16 @@ pub fn note(scratch: &Scratch, description: &Description, caller: &Caller) -> Re
 /// # Errors
 /// What cannot be kept, and where it is; no later run removes that.
 pub fn recover(abandoned: Scratch, caller: &Caller) -> Result<Option<String>> {
-    let description = description_in(abandoned.handle());
-    if let Ok(Some(description)) = &description
+    let description = description_in(abandoned.handle()).ok().flatten();
+    let description = description.as_ref();
+    if let Some(description) = description
         && is_untouched(&abandoned, description, caller)
     {
         return abandoned.remove().map(|_| None);
     }
-    let name = match &description {
-        Ok(Some(description)) => name_of(description),
-        _ => "session-recovered".into(),
-    };
-    let history = match &description {
-        Ok(Some(description)) => keep_history(&abandoned, description, caller),
-        _ => Ok(()),
-    };
-    let has_outputs = matches!(&description, Ok(Some(description)) if description.has_outputs);
+    let name = description.map_or_else(|| "session-recovered".into(), name_of);
+    let history = description.map_or(Ok(()), |description| keep_history(&abandoned, description, caller));
+    let has_outputs = description.is_some_and(|description| description.has_outputs);
     let has_some = abandoned.open_outputs().is_some();
     match move_to_sessions(&abandoned, &name, caller) {
         Ok(name) => {

@@ -132,17 +132,24 @@ nbsNote() { printf '%s\0' "$nbsPhase" "$nbsPhaseDirectory" "$1" >| "$nbsDirector
 
 nbsIsUnpacked() { [[ $nbsPhaseDirectory != "$nbsTop" || -n $nbsSourceRoot && -e $nbsTop/$nbsSourceRoot ]]; }
 
+# nbsFreePath PATH: the path, or else the first with a number behind it at which there is nothing.
+nbsFreePath() {
+    local path=$1 number=1
+    while nbsIsThere "$path"; do
+        number=$((number + 1))
+        path=$1-$number
+    done
+    echo "$path"
+}
+
 # Nothing can be unpacked twice into one directory: moves away what unpackPhase has made before it failed, with all that was done there.
 nbsClearTop() {
-    local entry made=() aside=$nbsTop/before-resume number=1
+    local entry made=() aside
     for entry in "$nbsTop"/*; do
         if [[ -d $entry && ! -L $entry && ${entry##*/} != before-resume* ]]; then made+=("$entry"); fi
     done
     if ((${#made[@]} == 0)); then return 0; fi
-    while nbsIsThere "$aside"; do
-        number=$((number + 1))
-        aside=$nbsTop/before-resume-$number
-    done
+    aside=$(nbsFreePath "$nbsTop/before-resume")
     chmod -R u+w -- "${made[@]}" && mkdir -- "$aside" && mv -- "${made[@]}" "$aside/" || return
     nbsSay "unpackPhase begins without sources, as in the build; what was there is in $aside now"
 }
@@ -187,14 +194,15 @@ nbsWhere() {
 # The outputs are as phases have made them. By the clock of files, which ticks 100 times a second and more, all that is made from now on
 # is younger than that.
 nbsStampOutputs() {
+    local nbsNow nbsTime
     : >| "$nbsDirectory/state/outputs"
-    until [[ $nbsDirectory/state/tick -nt $nbsDirectory/state/outputs ]]; do : >| "$nbsDirectory/state/tick" || return; done
+    nbsAwaitTick "$nbsDirectory/state/outputs"
 }
 
 # nbsPutAway PHASE: has no outputs there but those that there were when PHASE began. What phases alone have made since, they make again;
 # what somebody may have made by hand is kept beside it.
 nbsPutAway() {
-    local had path aside number=1
+    local had path aside
     if [[ -n ${nbsHad[$1]+known} ]]; then
         had=${nbsHad[$1]}
     elif [[ -n $nbsPhase && -n ${nbsHad[$nbsPhase]+known} ]] && ! nbsIsDoneBefore "$nbsPhase" "$1"; then
@@ -210,11 +218,7 @@ nbsPutAway() {
             rm -rf -- "$path" || return
             continue
         fi
-        aside=$path-before-resume
-        while nbsIsThere "$aside"; do
-            number=$((number + 1))
-            aside=$path-before-resume-$number
-        done
+        aside=$(nbsFreePath "$path-before-resume")
         mv -- "$path" "$aside" || return
         nbsSay "$1 begins without $path, as in the build; what was there is in $aside now"
     done
