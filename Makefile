@@ -13,7 +13,7 @@ PYTEST = $(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m pytest
 PREFIX = /usr/local
 DESTDIR =
 
-.PHONY: help setup build install uninstall demo check test soak fuzz mutants bench recording clean
+.PHONY: help setup build install uninstall demo check test soak fuzz mutants bench order recording clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -56,6 +56,9 @@ soak: setup build ## start 10,000 sandboxes in a row and 64 at a time for five m
 
 bench: setup ## measure the start-up, and compare it with bubblewrap's
 	@scripts/bench
+
+order: setup ## find out anew which functions a start executes, which the linker puts side by side
+	@$(AS_ROOT) env "PATH=$$PATH" PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" scripts/order-start-up
 
 recording: setup build ## record a session anew, for the picture in the README
 	@$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" scripts/record-session docs/session.svg

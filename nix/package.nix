@@ -34,6 +34,8 @@ rustPlatform.buildRustPackage {
         "LICENSE"
         "README.md"
         "benches"
+        "build.rs"
+        "link"
         "src"
         "tests"
       ];

@@ -135,7 +135,7 @@ def test_the_package_is_built_of_what_it_needs_and_installs_all(nixpkgs, checkou
         "source-files",
     }
     source = (Path(out) / "source-files").read_text().split()
-    assert {".cargo", "Cargo.lock", "Cargo.toml", "src", "tests", "benches"} <= set(source)
+    assert {".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "link", "src", "tests"} <= set(source)
     assert not {"target", "nix", ".git"} & set(source)
 
 
