@@ -28,7 +28,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use clap::error::ErrorKind;
-use clap::{Args, FromArgMatches, Subcommand as _};
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand as _};
 
 use self::say::say;
 pub use self::say::say_error;
@@ -89,10 +89,23 @@ impl Invocation {
         if let Some(text) = generate::Text::asked_for(&arguments)? {
             return Ok(Self::Generate(text));
         }
-        Self::from_arguments(arguments)
+        Self::from_arguments(&arguments)
     }
 
-    fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+    fn from_arguments(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let is_subcommand = |word: &OsString| word.to_str().is_some_and(Subcommand::has_subcommand);
+        // To describe what all subcommands can have takes longer than the rest of the reading, and the command waits for it. The grammar
+        // that has them tells of mistakes, and gives help.
+        if !arguments.get(1).is_some_and(is_subcommand) {
+            let matches = Self::grammar_without_subcommands().try_get_matches_from(arguments);
+            if let Ok(invocation) = matches.and_then(|matches| Self::entering(&matches)) {
+                return Ok(invocation);
+            }
+        }
+        Self::from_any_arguments(arguments)
+    }
+
+    fn from_any_arguments(arguments: &[OsString]) -> Result<Self, clap::Error> {
         let matches = Self::grammar().try_get_matches_from(arguments)?;
         if matches.subcommand_name().is_some() {
             let subcommand = Subcommand::from_arg_matches(&matches)?;
@@ -101,7 +114,11 @@ impl Invocation {
             }
             return Ok(Self::Other(subcommand));
         }
-        let options = enter::Options::from_arg_matches(&matches)?;
+        Self::entering(&matches)
+    }
+
+    fn entering(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let options = enter::Options::from_arg_matches(matches)?;
         check_command(&options.command, "BUILD_DIR")?;
         Ok(Self::Enter(options))
     }
@@ -211,9 +228,12 @@ pub fn show_usage(usage: &clap::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn words(arguments: &str) -> Vec<OsString> {
+        std::iter::once(NAME).chain(arguments.split_whitespace()).map(OsString::from).collect()
+    }
+
     fn invocation(arguments: &str) -> Result<String, String> {
-        let arguments = std::iter::once(NAME).chain(arguments.split_whitespace());
-        match Invocation::from_arguments(arguments) {
+        match Invocation::from_arguments(&words(arguments)) {
             Ok(Invocation::Enter(options)) => {
                 let build_dir = options.build_dir.unwrap_or_else(|| "the newest".into());
                 Ok(format!("enter {} {:?}", build_dir.display(), options.command))
@@ -241,8 +261,51 @@ mod tests {
     }
 
     #[test]
+    fn without_a_subcommand_the_short_way_reads_the_same() {
+        for arguments in [
+            "",
+            "dir",
+            "dir command --help -x",
+            "-v dir phases",
+            "--attr hello resume",
+            "--store=full --network dir -- list",
+            "--store full --store-root /root dir true",
+            "-c line dir",
+            "-c line dir command",
+            "--keep-session x --save-patch y dir",
+            "--version",
+            "-V dir",
+            "dir --version",
+            "dir -V",
+            "dir -vV",
+            "dir -cV",
+            "dir -AV",
+            "dir command -V",
+            "--help",
+            "dir --help",
+            "--nonsense",
+            "--store nonsense dir",
+            "dir -x",
+            "list",
+            "list --help",
+            "-v list",
+            "--as-pid-1 remove dir",
+            "help",
+            "--generate man",
+        ] {
+            let read = |invocation: Result<Invocation, clap::Error>| match invocation {
+                Ok(invocation) => format!("{invocation:?}"),
+                Err(error) => format!("{:?}: {error}", error.kind()),
+            };
+            let words = words(arguments);
+            let any = read(Invocation::from_any_arguments(&words));
+            assert_eq!(read(Invocation::from_arguments(&words)), any, "{arguments}");
+        }
+    }
+
+    #[test]
     fn the_help_of_what_was_called_is_pointed_to() {
-        let help = |arguments: &str| see_help(std::iter::once(NAME).chain(arguments.split(' ')).map(OsString::from));
+        let help = |arguments: &str| see_help(words(arguments));
         assert_eq!(help("--nonsense"), "see «nix-build-shell --help»");
         assert_eq!(help("dir resume"), "see «nix-build-shell --help»");
         assert_eq!(help("resume --nonsense sessions"), "see «nix-build-shell resume --help»");
