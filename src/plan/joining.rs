@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use anyhow::Result;
 
 use super::entry::Entry;
-use super::{Command, IdMaps, Namespaces, OwnCgroup, Plan, PlannedLimits, Session, Step, add_restrictions};
+use super::{
+    Command, IdMaps, Namespaces, OwnCgroup, Plan, PlannedLimits, Session, Step, add_restrictions, give_up_rights,
+};
 use crate::caller::Caller;
 use crate::failed_build::FailedBuild;
 use crate::nix::Settings;
@@ -65,7 +67,8 @@ impl Plan {
             // The kernel forgets the death signal when ids change.
             steps.extend([Step::BecomeBuilder, Step::DieWithParent]);
         }
-        add_restrictions(&mut steps, build, settings)?;
+        add_restrictions(&mut steps, build, settings);
+        give_up_rights(&mut steps, build)?;
         steps.push(Step::DieWithParent);
         Ok(Self {
             namespaces: Namespaces::none(),

@@ -270,11 +270,12 @@ impl Plan {
     ) -> Result<Self> {
         let mut steps = steps_of_start(caller);
         filesystem::add_steps(&mut steps, build, settings, caller, directories, entry)?;
+        add_restrictions(&mut steps, build, settings);
         if !build.has_network {
-            // As late as it can be: before the capability for it goes.
+            // As late as possible, since the network takes longest to make; but before the capability to join it goes.
             steps.push(Step::JoinNetwork);
         }
-        add_restrictions(&mut steps, build, settings)?;
+        give_up_rights(&mut steps, build)?;
         // A parent that died before it was first asked for may have left its bytes in the channel. Now they are read.
         steps.push(Step::DieWithParent);
         Ok(Self {
@@ -345,7 +346,7 @@ fn steps_of_start(caller: &Caller) -> Vec<Step> {
 }
 
 /// Adds what makes a process one of the sandbox's, once it is inside.
-fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Settings) -> Result<()> {
+fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Settings) {
     let system = build.derivation.as_ref().map(|derivation| derivation.system.as_slice());
     steps.extend([Step::SetUmask(0o022), Step::ForbidCoreDumps, Step::SetPersonality(personality(system, settings))]);
     if !settings.allow_new_privileges {
@@ -359,8 +360,12 @@ fn add_restrictions(steps: &mut Vec<Step>, build: &FailedBuild, settings: &Setti
     } else {
         SystemCallFilter::of_host()
     }));
+    steps.push(Step::HideFromCommand);
+}
+
+/// Adds how a process gives up what it has of its parent's, and its rights: the last that it needs those for comes before.
+fn give_up_rights(steps: &mut Vec<Step>, build: &FailedBuild) -> Result<()> {
     steps.extend([
-        Step::HideFromCommand,
         Step::DropCapabilities,
         Step::LeadSession,
         Step::CloseDescriptors,

@@ -51,6 +51,8 @@ struct Orders {
     /// One as soon as `task` holds the child's.
     is_published: AtomicU32,
     task: AtomicPtr<Task>,
+    /// One as soon as the ids are mapped, or cannot be.
+    are_ids_settled: AtomicU32,
     /// The child's number and pidfd, from the kernel: the number last.
     child: AtomicI32,
     child_pidfd: AtomicI32,
@@ -94,6 +96,7 @@ impl Forerunner {
             network: from_forerunner.as_raw_fd(),
             is_published: AtomicU32::new(0),
             task: AtomicPtr::new(ptr::null_mut()),
+            are_ids_settled: AtomicU32::new(0),
             child: AtomicI32::new(0),
             child_pidfd: AtomicI32::new(-1),
             refused_cgroup: AtomicI32::new(0),
@@ -136,9 +139,12 @@ impl Forerunner {
         };
         let task = self.task.insert(Box::new(Task::new(plan, descriptors, own_namespaces, ahead)));
         self.orders.task.store(&raw mut **task, Ordering::Relaxed);
-        self.orders.is_published.store(1, Ordering::Release);
-        // It fails only for what is no futex.
-        let _ = futex::wake(&self.orders.is_published, futex::Flags::PRIVATE, 1);
+        set(&self.orders.is_published);
+    }
+
+    /// Tells it that its ids are mapped, or cannot be.
+    pub(super) fn settle_ids(&self) {
+        set(&self.orders.are_ids_settled);
     }
 
     /// Waits for its end, and returns the child if it has created one.
@@ -175,6 +181,19 @@ impl Drop for Forerunner {
     }
 }
 
+/// Tells the other process that something is so.
+fn set(flag: &AtomicU32) {
+    flag.store(1, Ordering::Release);
+    // It fails only for what is no futex.
+    let _ = futex::wake(flag, futex::Flags::PRIVATE, 1);
+}
+
+fn wait_for(flag: &AtomicU32) {
+    while flag.load(Ordering::Acquire) == 0 {
+        let _ = futex::wait(flag, futex::Flags::PRIVATE, 0, None);
+    }
+}
+
 /// The cores that a process may run on.
 struct Cores {
     allowed: CpuSet,
@@ -206,7 +225,11 @@ impl Cores {
 extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the parent keeps the orders until this process has been reaped, and of what it writes there all is atomic.
     let orders = unsafe { &*argument.cast::<Orders>() };
-    let Err(message) = run(orders) else { sys::exit(0) };
+    let Err(message) = run(orders) else {
+        // The maps are those of a process that has not ended.
+        wait_for(&orders.are_ids_settled);
+        sys::exit(0)
+    };
     // SAFETY: the parent keeps the channel open until this process has been reaped.
     let channel = unsafe { BorrowedFd::borrow_raw(orders.channel) };
     child::tell(channel, message);
@@ -274,12 +297,14 @@ fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
 
 /// Creates the child as soon as the parent has published its task.
 fn create_child(orders: &Orders, namespaces: Namespaces) -> std::result::Result<(), Message> {
-    while orders.is_published.load(Ordering::Acquire) == 0 {
-        let _ = futex::wait(&orders.is_published, futex::Flags::PRIVATE, 0, None);
-    }
+    wait_for(&orders.is_published);
     let task = orders.task.load(Ordering::Relaxed);
     // SAFETY: the task lives until this process has been reaped, and nobody writes to it.
     let cgroup = unsafe { &*task }.cgroup();
+    if cgroup.is_some() {
+        // Under sudo it is the caller's, and root has a right to what is somebody's only where that somebody is mapped.
+        wait_for(&orders.are_ids_settled);
+    }
     let create = |cgroup| {
         // SAFETY: the child works on its own copy of the task.
         unsafe { child::spawn(task, namespaces, cgroup, &orders.child_pidfd, &orders.child) }

@@ -101,6 +101,7 @@ impl Groundwork {
     /// Without its maps the child is nobody and may do nothing.
     fn map_ids(&mut self) {
         self.maps = id_map::write(self.forerunner.pid(), &self.id_maps);
+        self.forerunner.settle_ids();
     }
 
     fn map_ids_and_let_go_on(&mut self) {
@@ -121,6 +122,10 @@ impl Groundwork {
             return start(plan);
         }
         let cgroup = self.publish(plan)?;
+        self.await_sandbox(plan, cgroup)
+    }
+
+    fn await_sandbox(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<Sandbox> {
         let (mut sandbox, maps) = self.finish(plan, cgroup)?;
         // What the processes have to tell explains more than what could not be done for them.
         sandbox.await_command(plan)?;
@@ -180,9 +185,10 @@ impl Groundwork {
 /// As of [`Groundwork::begin`] and [`Groundwork::build`].
 pub fn start(plan: &Plan) -> Result<Sandbox> {
     let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
-    // A forerunner that has ended has no user namespace any more.
+    let cgroup = groundwork.publish(plan)?;
+    // While the forerunner creates the first process.
     groundwork.map_ids_and_let_go_on();
-    groundwork.build(plan)
+    groundwork.await_sandbox(plan, cgroup)
 }
 
 /// The same for a sandbox that others are to [`join`]: its namespaces are kept open. `note` writes down where they are, while nothing
