@@ -48,6 +48,7 @@ fn place_of(step: &Step) -> Option<(&CStr, bool)> {
     match step {
         Step::Mount { target, .. } | Step::Bind { target, .. } => Some((target, false)),
         Step::MakeDirectory { path, .. } | Step::MakeFile { path, .. } => Some((path, false)),
+        Step::ChangeMode { path, .. } if path.as_c_str() != c"." => Some((path, false)),
         Step::MakeSymlink { path, .. } => Some((path, true)),
         _ => None,
     }

@@ -100,7 +100,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let caller = Caller::current();
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let is_ordinary = !options.dry_run && options.keep_session.is_none();
-    let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
+    let mut groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
@@ -151,6 +151,10 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
         None => Scratch::create(&scratch_parent, kept_directory)?,
     };
+    // Should the scratch directory go before the ground does, a mount on it elsewhere is no hindrance.
+    if let Some(Ok(groundwork)) = &mut groundwork {
+        groundwork.begin_root(&caller, &scratch.directories().scratch)?;
+    }
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }

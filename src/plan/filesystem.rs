@@ -23,6 +23,14 @@ const READ_ONLY_IN_PROC: [&CStr; 3] = [c"pressure", c"sysvipc", c"tty"];
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 /// The device for virtual machines: a build has it where the machine has it.
 const KVM: &str = "kvm";
+/// Where the host has them.
+const HOST_DEVICES: &str = "/dev";
+/// What processes share memory by.
+const SHARED_MEMORY: &str = "dev/shm";
+/// Of the root.
+const ROOT_MODE: u32 = 0o750;
+/// Of a directory that Nix makes as needed, where the build is not its owner.
+const CLOSED: u32 = 0o555;
 /// Where the sandbox has something else than the build.
 const OTHER_DIRECTORIES: [&str; 5] = ["bin", "dev", "etc", "proc", "tmp"];
 /// Links in `/dev`, as a builder sees them.
@@ -33,7 +41,40 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// Adds what makes the root, from the first private mount to the change into it.
+/// Adds the new root, with what is in it whatever the build and however Nix was set: all that can be made before that is known. What a
+/// multi-user Nix closes is still open.
+pub(super) fn begin_root<'a>(steps: &'a mut Vec<Step>, caller: &Caller, scratch: &Path) -> Result<Root<'a>> {
+    let mut root = Root::new(steps, scratch);
+    root.push(Step::KeepMountsFromHost);
+    root.push(Step::SetUmask(0));
+    // The new root hides the copies in the directory that it is mounted on, but not from whom is there already.
+    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
+    root.mount_itself("tmpfs", &format!("mode={ROOT_MODE:04o},size={}", TmpfsSize::default().as_str()))?;
+    for name in ["bin", "dev"] {
+        root.standard_directory(name)?;
+    }
+    root.directory(Path::new("etc"), 0o555)?;
+    for device in DEVICES {
+        root.bind_file(
+            &Path::new(HOST_DEVICES).join(device),
+            &Path::new("dev").join(device),
+            access_to_devices(caller),
+        )?;
+    }
+    root.directory(Path::new(SHARED_MEMORY), 0o1777)?;
+    // An instance of its own, as Nix mounts it: through the host's, a build could read and write the caller's other terminals.
+    root.directory(Path::new("dev/pts"), 0o755)?;
+    root.mount("devpts", Path::new("dev/pts"), "newinstance,mode=0620,ptmxmode=0666")?;
+    root.bind_own_file(Path::new("dev/pts/ptmx"), Path::new("dev/ptmx"))?;
+    for (name, link) in DEVICE_LINKS {
+        root.link(link.as_ref(), &Path::new("dev").join(name))?;
+    }
+    root.directory(Path::new("tmp"), 0o1777)?;
+    root.directory(Path::new("proc"), 0o555)?;
+    Ok(root)
+}
+
+/// Adds what makes the root, from the first mount to the change into it.
 pub(super) fn add_steps(
     steps: &mut Vec<Step>,
     build: &FailedBuild,
@@ -42,17 +83,18 @@ pub(super) fn add_steps(
     directories: &HostDirectories,
     entry: Entry<'_>,
 ) -> Result<()> {
-    // What Nix makes as another user, a build cannot write to.
-    let (root_mode, directory_mode, file_mode) = match build.kind {
-        Kind::MultiUser => (0o550, 0o555, 0o444),
-        Kind::SingleUser => (0o750, 0o755, 0o644),
-    };
     let scratch = directories.scratch.as_path();
-    let mut root = Root::new(steps, scratch, directory_mode);
-    root.push(Step::SetUmask(0));
-    // The new root hides the copies in the directory that it is mounted on, but not from whom is there already.
-    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
-    root.mount_itself("tmpfs", &format!("mode={root_mode:04o},size={}", TmpfsSize::default().as_str()))?;
+    let mut root = begin_root(steps, caller, scratch)?;
+    // Not before: until now what is mounted or unmounted on the host, as by looking at what is to be shown, is so here too.
+    root.push(Step::MakeMountsPrivate);
+    let file_mode = match build.kind {
+        Kind::SingleUser => 0o644,
+        // What Nix makes as another user, a build cannot write to.
+        Kind::MultiUser => {
+            root.directory_mode = CLOSED;
+            0o444
+        }
+    };
     let build_directory = below_root(&build.build_directory);
     let store = below_root(build.store.directory());
     if build_directory.starts_with(store)
@@ -84,15 +126,17 @@ pub(super) fn add_steps(
     }
     store_view::add_early_steps(&mut root, &build.store, &build.store_view, directories.has_outputs)?;
     root.enter()?;
-
+    if build.kind == Kind::MultiUser {
+        root.close(".", 0o550)?;
+        for name in ["bin", "dev"] {
+            root.close(name, CLOSED)?;
+        }
+    }
     store_view::add_steps(&mut root, &build.store, &build.store_view)?;
-    root.standard_directory("bin")?;
-    root.directory(Path::new("etc"), 0o555)?;
     for file in etc_files::written(&build.build_directory, build.has_network) {
         root.file(&Path::new("etc").join(file.name), file_mode, file.content.into())?;
     }
     add_devices(&mut root, build, settings, caller)?;
-    root.directory(Path::new("tmp"), 0o1777)?;
     if build.has_network {
         for name in etc_files::of_host() {
             root.bind_file(&Path::new("/etc").join(name), &Path::new("etc").join(name), Access::ReadOnly)?;
@@ -102,7 +146,6 @@ pub(super) fn add_steps(
         root.note(closed, Place::Closed);
     }
     host_paths::add_steps(&mut root, build, caller)?;
-    root.directory(Path::new("proc"), 0o555)?;
     // Before the old root goes: the kernel grants a new /proc only to whom sees a whole one already.
     root.mount("proc", Path::new("proc"), "")?;
     if caller.is_root() {
@@ -149,33 +192,26 @@ fn overlay_options(lower: &Path) -> Result<CString> {
     Ok(CString::new(options)?)
 }
 
+/// A device can be used through a read-only mount; what cannot be done is to change its mode or owner. Only root owns the host's devices,
+/// so only from root they have to be kept.
+fn access_to_devices(caller: &Caller) -> Access {
+    if caller.is_root() { Access::ReadOnly } else { Access::ReadWrite }
+}
+
+/// Adds to `/dev` what not every build has.
 fn add_devices(root: &mut Root<'_>, build: &FailedBuild, settings: &Settings, caller: &Caller) -> Result<()> {
-    // A device can be used through a read-only mount; what cannot be done is to change its mode or owner. Only root owns the
-    // host's devices, so only from root they have to be kept.
-    let access = if caller.is_root() { Access::ReadOnly } else { Access::ReadWrite };
-    root.standard_directory("dev")?;
-    let host_devices = Path::new("/dev");
+    let kvm = Path::new(HOST_DEVICES).join(KVM);
     // The feature is there where who asks may use the device. A daemon always may.
-    let has_kvm = (settings.has_feature(KVM) || build.kind == Kind::MultiUser) && host_devices.join(KVM).exists();
-    for device in DEVICES.into_iter().chain(has_kvm.then_some(KVM)) {
-        root.bind_file(&host_devices.join(device), &Path::new("dev").join(device), access)?;
+    if (settings.has_feature(KVM) || build.kind == Kind::MultiUser) && kvm.exists() {
+        root.bind_file(&kvm, &Path::new("dev").join(KVM), access_to_devices(caller))?;
     }
-    let shared_memory = Path::new("dev/shm");
-    root.directory(shared_memory, 0o1777)?;
+    let shared_memory = Path::new(SHARED_MEMORY);
     if settings.sandbox_dev_shm_size == TmpfsSize::default() {
         // A mount of its own, as in Nix, but of the root's tmpfs, which has the same limit: half of the memory.
-        root.bind_to_itself(shared_memory)?;
+        root.bind_to_itself(shared_memory)
     } else {
-        root.mount("tmpfs", shared_memory, &format!("size={}", settings.sandbox_dev_shm_size.as_str()))?;
+        root.mount("tmpfs", shared_memory, &format!("size={}", settings.sandbox_dev_shm_size.as_str()))
     }
-    // An instance of its own, as Nix mounts it: through the host's, a build could read and write the caller's other terminals.
-    root.directory(Path::new("dev/pts"), 0o755)?;
-    root.mount("devpts", Path::new("dev/pts"), "newinstance,mode=0620,ptmxmode=0666")?;
-    root.bind_file(Path::new("dev/pts/ptmx"), Path::new("dev/ptmx"), Access::ReadWrite)?;
-    for (name, link) in DEVICE_LINKS {
-        root.link(link.as_ref(), &Path::new("dev").join(name))?;
-    }
-    Ok(())
 }
 
 /// Makes everything in `/proc` that is not a process read-only.

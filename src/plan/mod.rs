@@ -15,7 +15,7 @@ use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
@@ -247,7 +247,7 @@ impl Plan {
     /// they can be.
     pub(crate) fn of_steps(caller: &Caller, inner: Vec<Step>, command: Command) -> Self {
         let mut steps = steps_of_start(caller);
-        steps.push(Step::SetUmask(0));
+        steps.extend([Step::MakeMountsPrivate, Step::SetUmask(0)]);
         steps.extend(inner);
         steps.extend([Step::JoinNetwork, Step::CloseDescriptors, Step::DieWithParent]);
         Self {
@@ -312,6 +312,24 @@ impl Plan {
         self
     }
 
+    /// The step of this number in words, with everything in the sandbox by its name there. Until the new root is the working directory,
+    /// steps call it by its whole name, and the scratch directory is what they are in.
+    pub(crate) fn words_of(&self, number: usize) -> String {
+        let words = self.steps[number].to_string();
+        let mount = self.steps.iter().enumerate().find_map(|(number, step)| match step {
+            Step::Mount { target, .. } => Some((number, target)),
+            _ => None,
+        });
+        let Some((mounted, scratch)) = mount else { return words };
+        let enters = |step: &Step| matches!(step, Step::ChangeDirectory(path) if path == scratch);
+        let entered = mounted + self.steps[mounted..].iter().position(enters).unwrap_or_default();
+        if !(mounted + 1..entered).contains(&number) {
+            return words;
+        }
+        let scratch = format!("{}/", scratch.to_string_lossy());
+        words.split(&scratch).map(|part| part.replace("sandbox:/", &scratch)).collect::<Vec<_>>().join("sandbox:/")
+    }
+
     /// Whether the command has a terminal of the sandbox's own, and which.
     pub fn terminal(&self) -> Option<CommandTerminal> {
         self.steps.iter().find_map(|step| match step {
@@ -322,7 +340,7 @@ impl Plan {
 }
 
 /// What every sandbox begins with and every process has from its parent, so that it can be done before there is a plan.
-pub(crate) fn steps_ahead() -> Vec<Step> {
+pub(crate) fn steps_of_every_sandbox() -> Vec<Step> {
     vec![
         Step::ResetSignals,
         Step::LeaveSessionKeyring,
@@ -331,12 +349,25 @@ pub(crate) fn steps_ahead() -> Vec<Step> {
     ]
 }
 
+/// What follows them in every sandbox of `caller` whose scratch directory this is, and can be done as soon as that is there: the root,
+/// with all in it that no build has otherwise. Nothing where the sandbox's first process has to change its ids before.
+///
+/// # Errors
+/// A path with a NUL byte in it.
+pub(crate) fn steps_of_root(caller: &Caller, scratch: &Path) -> Result<Vec<Step>> {
+    if caller.must_change_ids() {
+        return Ok(Vec::new());
+    }
+    let mut steps = vec![Step::AwaitIdMaps];
+    filesystem::begin_root(&mut steps, caller, scratch)?;
+    Ok(steps)
+}
+
 /// What comes before anything that needs an id: where the sandbox is to be joined, the parent writes down meanwhile where it is.
 fn steps_of_start(caller: &Caller) -> Vec<Step> {
     let mut steps = vec![Step::DieWithParent];
-    steps.extend(steps_ahead());
-    // Not ahead: until then what is mounted or unmounted on the host, as by looking at what is to be shown, is so here too.
-    steps.extend([Step::MakeMountsPrivate, Step::AwaitIdMaps]);
+    steps.extend(steps_of_every_sandbox());
+    steps.push(Step::AwaitIdMaps);
     if caller.must_change_ids() {
         steps.push(Step::BecomeBuilder);
         // The kernel forgets the death signal when ids change.
@@ -423,8 +454,8 @@ impl fmt::Display for Plan {
                 uid.inside, uid.outside, gid.inside, gid.outside
             )?;
         }
-        for step in &self.steps {
-            writeln!(f, "{step}")?;
+        for number in 0..self.steps.len() {
+            writeln!(f, "{}", self.words_of(number))?;
         }
         write!(f, "execute{}", if self.as_pid_1 { ", as PID 1," } else { "" })?;
         for argument in &self.command.arguments {
@@ -441,7 +472,40 @@ fn c_string(text: &OsStr) -> Result<CString> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
+
+    #[test]
+    fn what_is_in_the_sandbox_is_told_by_its_name_there() {
+        let directory = |path: &CStr| Step::MakeDirectory { path: path.into(), mode: 0o755 };
+        let bind = |source: &CStr, target: &CStr| Step::Bind {
+            source: source.into(),
+            target: target.into(),
+            recursive: false,
+            access: Access::ReadWrite,
+        };
+        let inner = vec![
+            Step::ChangeDirectory(c"/scratch".into()),
+            Step::Mount { kind: c"tmpfs".into(), target: c"/scratch".into(), options: c"".into() },
+            directory(c"/scratch/dev"),
+            bind(c"build", c"/scratch/build"),
+            bind(c"/dev/null", c"/scratch/dev/null"),
+            Step::ChangeDirectory(c"/scratch".into()),
+            directory(c"tmp"),
+        ];
+        let command = Command { program: c"/true".into(), arguments: Vec::new(), environment: Vec::new() };
+        let plan = Plan::of_steps(&Caller::current(), inner, command);
+        let first = plan.steps.iter().position(|step| matches!(step, Step::ChangeDirectory(_))).unwrap();
+        let words: Vec<_> = (first..first + 7).map(|number| plan.words_of(number)).collect();
+        assert_eq!(words[0], "go to /scratch");
+        assert!(words[1].starts_with("mount a new tmpfs on /scratch"), "{}", words[1]);
+        assert_eq!(words[2], "make the directory sandbox:/dev (mode 0755)");
+        assert_eq!(words[3], "bind /scratch/build on sandbox:/build, writable");
+        assert_eq!(words[4], "bind /dev/null on sandbox:/dev/null, writable");
+        assert_eq!(words[5], "go to /scratch");
+        assert_eq!(words[6], "make the directory sandbox:/tmp (mode 0755)");
+    }
 
     #[test]
     fn the_kernel_is_old_for_builds_for_pcs_and_only_with_the_setting() {

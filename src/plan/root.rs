@@ -27,17 +27,17 @@ pub(super) enum Place {
 /// Adds steps below the new root. All paths in the sandbox are written without the slash in front.
 pub(super) struct Root<'a> {
     steps: &'a mut Vec<Step>,
-    /// Of directories that Nix makes as needed.
-    directory_mode: u32,
+    /// Of directories that Nix makes as needed, from here on.
+    pub directory_mode: u32,
     /// How the child calls the new root at this point: by its whole name until it is there.
     name: PathBuf,
     places: HashMap<PathBuf, Place>,
 }
 
 impl<'a> Root<'a> {
-    /// A root that is called `name`, and in which directories have `directory_mode` where nothing else is said.
-    pub fn new(steps: &'a mut Vec<Step>, name: &Path, directory_mode: u32) -> Self {
-        Self { steps, directory_mode, name: name.to_owned(), places: HashMap::new() }
+    /// A root that is called `name`, and in which directories are open to their owner where nothing else is said.
+    pub fn new(steps: &'a mut Vec<Step>, name: &Path) -> Self {
+        Self { steps, directory_mode: 0o755, name: name.to_owned(), places: HashMap::new() }
     }
 
     pub fn push(&mut self, step: Step) {
@@ -76,6 +76,13 @@ impl<'a> Root<'a> {
         self.note(path, Place::Directory);
         let path = self.called(path)?;
         self.push(Step::MakeDirectory { path, mode });
+        Ok(())
+    }
+
+    /// Takes from a directory that is there what its owner has no right to.
+    pub fn close(&mut self, name: &str, mode: u32) -> Result<()> {
+        let path = self.called(Path::new(name))?;
+        self.push(Step::ChangeMode { path, mode });
         Ok(())
     }
 
@@ -137,6 +144,12 @@ impl<'a> Root<'a> {
             self.file(target, 0o644, Vec::new())?;
         }
         self.bind(source, target, access)
+    }
+
+    /// Binds what is at another place in the root.
+    pub fn bind_own_file(&mut self, source: &Path, target: &Path) -> Result<()> {
+        let source = self.name.join(source);
+        self.bind_file(&source, target, Access::ReadWrite)
     }
 
     fn bind_tree(&mut self, source: &Path, target: &Path, recursive: bool, access: Access) -> Result<()> {

@@ -49,7 +49,7 @@ pub enum Step {
     },
     /// Let a new process go on with the next step, in the PID namespace that was joined, and end.
     GoOnInPidNamespace,
-    /// Wait until the parent has written the id maps; before that the child is nobody and may do nothing.
+    /// Wait until the parent has written the id maps; before that whoever does it is nobody and may do nothing.
     AwaitIdMaps,
     /// Become the mapped user and group, where the child was cloned as another (under sudo). An unmapped id can create no
     /// file. Capabilities stay, since id 0 is not mapped.
@@ -60,7 +60,9 @@ pub enum Step {
     SetHostName(CString),
     /// Set the NIS domain name.
     SetDomainName(CString),
-    /// Make every mount private, so that none of ours reaches the host.
+    /// Make every mount a slave of the host's, so that none of ours reaches the host. In a new user namespace the kernel has done so.
+    KeepMountsFromHost,
+    /// Make every mount private, so that none of the host's reaches us any more.
     MakeMountsPrivate,
     /// Set the umask.
     SetUmask(u32),
@@ -96,6 +98,13 @@ pub enum Step {
         /// Where.
         path: CString,
         /// Its mode.
+        mode: u32,
+    },
+    /// Change the mode of a directory.
+    ChangeMode {
+        /// Which.
+        path: CString,
+        /// Its new mode.
         mode: u32,
     },
     /// Make a file with this content.
@@ -170,6 +179,7 @@ impl fmt::Display for Step {
             Self::JoinNetwork => write!(f, "go into the network namespace, in which the interface lo is up"),
             Self::SetHostName(name) => write!(f, "set the host name to {}", words(name)),
             Self::SetDomainName(name) => write!(f, "set the domain name to {}", words(name)),
+            Self::KeepMountsFromHost => write!(f, "keep every mount from the host"),
             Self::MakeMountsPrivate => write!(f, "make every mount private to the sandbox"),
             Self::SetUmask(mask) => write!(f, "set the umask to {mask:03o}"),
             Self::Mount { kind, target, options, .. } => {
@@ -195,6 +205,9 @@ impl fmt::Display for Step {
             }
             Self::MakeDirectory { path, mode } => {
                 write!(f, "make the directory {} (mode {mode:04o})", inside(path))
+            }
+            Self::ChangeMode { path, mode } => {
+                write!(f, "change the mode of the directory {} to {mode:04o}", inside(path))
             }
             Self::MakeFile { path, mode, content } => {
                 let size = content.len();

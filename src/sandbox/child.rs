@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec};
 use rustix::io::{Errno, Result};
 use rustix::mount::{self, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -221,6 +221,9 @@ pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
         Step::JoinNetwork => join_network(descriptors),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),
         Step::SetDomainName(name) => rustix::system::setdomainname(name.to_bytes()),
+        Step::KeepMountsFromHost => {
+            mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        }
         Step::MakeMountsPrivate => {
             mount::mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         }
@@ -240,6 +243,9 @@ pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
             mount::move_mount(mount, c"", CWD, target.as_c_str(), flags)
         }
         Step::MakeDirectory { path, mode } => rustix::fs::mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode)),
+        Step::ChangeMode { path, mode } => {
+            rustix::fs::chmodat(CWD, path.as_c_str(), Mode::from_raw_mode(*mode), AtFlags::empty())
+        }
         Step::MakeFile { path, mode, content } => make_file(path, Mode::from_raw_mode(*mode), content),
         Step::MakeSymlink { link, path } => rustix::fs::symlinkat(link.as_c_str(), CWD, path.as_c_str()),
         Step::ChangeDirectory(path) => process::chdir(path.as_c_str()),

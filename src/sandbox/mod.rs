@@ -19,7 +19,7 @@ pub mod seccomp;
 mod standard_descriptors;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
@@ -38,7 +38,8 @@ pub(crate) use self::message::Order;
 use self::message::{Message, receive};
 pub use self::namespaces::NamespaceHandles;
 pub use self::refusal::NoOverlay;
-use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits};
+use crate::caller::Caller;
+use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits, steps_of_root};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
@@ -111,13 +112,25 @@ impl Groundwork {
         }
     }
 
+    /// Begins to make the root of a sandbox of `caller`'s, as soon as its scratch directory is there. Ids that could not be mapped are
+    /// told of later.
+    ///
+    /// # Errors
+    /// A path with a NUL byte in it.
+    pub fn begin_root(&mut self, caller: &Caller, scratch: &Path) -> Result<()> {
+        if self.maps.is_ok() {
+            self.forerunner.begin_root(steps_of_root(caller, scratch)?);
+        }
+        Ok(())
+    }
+
     /// Creates the processes that `plan` describes on this ground, and returns when the command has been executed, or somebody has
-    /// killed them. Ground that was made for other namespaces is given up for new.
+    /// killed them. Ground that was made for another sandbox is given up for new.
     ///
     /// # Errors
     /// One sentence that names the step, the kernel's answer, the likely cause and the remedy. Nothing is left then.
     pub fn build(mut self, plan: &Plan) -> Result<Sandbox> {
-        if (self.namespaces, self.id_maps) != (plan.namespaces, plan.id_maps) {
+        if (self.namespaces, self.id_maps) != (plan.namespaces, plan.id_maps) || !self.forerunner.suits(plan) {
             drop(self);
             return start(plan);
         }

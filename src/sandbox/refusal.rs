@@ -22,6 +22,9 @@ impl std::fmt::Display for NoOverlay {
 
 impl std::error::Error for NoOverlay {}
 
+const CLOSED_ON_THE_WAY: &str =
+    "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter";
+
 /// Whether a step belongs to the overlay that a copy could take the place of.
 fn is_of_overlay(step: &Step) -> bool {
     match step {
@@ -112,8 +115,8 @@ impl Machine<'_> {
         }
     }
 
-    fn refused_step(&self, plan: &Plan, Report { step, errno }: Report) -> Error {
-        let Some(step) = plan.steps.get(step) else {
+    fn refused_step(&self, plan: &Plan, Report { step: number, errno }: Report) -> Error {
+        let Some(step) = plan.steps.get(number) else {
             let program = plan.command.program.to_string_lossy();
             let cause = match errno {
                 Errno::NOENT => ": the program that it asks for as its interpreter is not there",
@@ -130,11 +133,7 @@ impl Machine<'_> {
                 "a container that hides parts of /proc forbids a new one: call nix-build-shell outside of it, or give the \
                  container its whole /proc (for Docker and Podman: --security-opt systempaths=unconfined)"
             }
-            (Step::Mount { target, .. } | Step::ChangeDirectory(target), Errno::ACCESS)
-                if target.as_bytes().starts_with(b"/") =>
-            {
-                "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
-            }
+            (Step::ChangeDirectory(target), Errno::ACCESS) if target.as_bytes().starts_with(b"/") => CLOSED_ON_THE_WAY,
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
             }
@@ -142,10 +141,8 @@ impl Machine<'_> {
                 "the cgroup that limits the sandbox lets nobody in from here: call it where the session was begun from"
             }
             (Step::GoOnInPidNamespace, Errno::NOMEM | Errno::INVAL) => "the sandbox has just ended",
-            (Step::Bind { .. }, Errno::ACCESS) => {
-                "the sandbox's user may not enter a directory on the way: set TMPDIR to a directory that everybody may enter"
-            }
             _ if may_not && self.apparmor_forbids() => APPARMOR,
+            (Step::Bind { .. }, Errno::ACCESS) => CLOSED_ON_THE_WAY,
             (Step::Mount { kind, .. }, Errno::NODEV) if kind.as_bytes() == b"overlay" => {
                 "the kernel was built without overlays; --build-dir-mode=copy does without"
             }
@@ -171,7 +168,7 @@ impl Machine<'_> {
             _ if may_not && self.is_confined() => CONFINED,
             _ => "«--dry-run» shows the step among the others",
         };
-        let sentence = anyhow!("cannot {step}: {errno}: {cause}");
+        let sentence = anyhow!("cannot {}: {errno}: {cause}", plan.words_of(number));
         if is_of_overlay(step) { Error::new(NoOverlay(sentence.to_string())) } else { sentence }
     }
 
