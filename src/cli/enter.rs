@@ -151,8 +151,11 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
         None => Scratch::create(&scratch_parent, kept_directory)?,
     };
-    // Should the scratch directory go before the ground does, a mount on it elsewhere is no hindrance.
-    if let Some(Ok(groundwork)) = &mut groundwork {
+    // It goes by the name of the scratch directory, which somebody else could exchange meanwhile. Should that go before the ground does, a
+    // mount on it elsewhere is no hindrance.
+    if let Some(Ok(groundwork)) = &mut groundwork
+        && scratch.has_sure_name()
+    {
         groundwork.begin_root(&caller, &scratch.directories().scratch)?;
     }
     if let Some(interactive) = &mut interactive {
