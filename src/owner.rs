@@ -1,4 +1,4 @@
-//! Whom a file belongs to, in words.
+//! Whom a file belongs to, in words, and who could exchange it.
 
 use std::fmt;
 use std::fs;
@@ -41,6 +41,14 @@ pub fn is_build_user(uid: u32, group: &str) -> bool {
     };
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     is_numbered(name, "nixbld") || is_member(&groups, group, name) || is_member(&groups, "nixbld", name)
+}
+
+/// Whether nobody but those whom `is_trusted` tells can put something else in the place of what is in a directory and belongs to one of
+/// them: its owner always can, and who may write to it, unless the sticky bit is set.
+pub fn keeps_what_is_in_it(directory: &Stat, is_trusted: impl FnOnce(u32) -> bool) -> bool {
+    let mode = Mode::from_raw_mode(directory.st_mode);
+    let is_shared = mode.intersects(Mode::WGRP | Mode::WOTH);
+    is_trusted(directory.st_uid) && (!is_shared || mode.contains(Mode::SVTX))
 }
 
 /// `nixbld7`, and on macOS and some Linux distributions `_nixbld7`.

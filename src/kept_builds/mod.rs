@@ -27,7 +27,7 @@ use crate::file_times::{born, changed};
 use crate::kept_build_name::KeptBuildName;
 use crate::nix::Settings;
 use crate::nix::store::Store;
-use crate::owner::is_build_user;
+use crate::owner::{is_build_user, keeps_what_is_in_it};
 
 /// Where Nix 2.30 and later build, in the state directory of a store.
 const BUILDS: &str = "builds";
@@ -98,9 +98,7 @@ impl Trust {
 
     /// Whether nobody else can put something else in the place of what is in a directory and belongs to one of them.
     fn holds_in(&self, directory: &Stat) -> bool {
-        let mode = Mode::from_raw_mode(directory.st_mode);
-        let is_shared = mode.intersects(Mode::WGRP | Mode::WOTH);
-        self.includes(directory.st_uid) && (!is_shared || mode.contains(Mode::SVTX))
+        keeps_what_is_in_it(directory, |uid| self.includes(uid))
     }
 
     fn standing(&self, holds_in_parent: bool, status: &Stat) -> Standing {

@@ -1,27 +1,24 @@
 //! Whether a name leads tomorrow where it leads today.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::lstat;
 use rustix::process::geteuid;
 
-/// Whether nobody but this process's user and root can put something else in the place of `path`, an absolute path without links: whoever
-/// may write to a directory can rename what is in it, in one with the sticky bit only what is his; and its owner always.
+use crate::owner::keeps_what_is_in_it;
+
+/// Whether nobody but this process's user and root can put something else in the place of `path`, an absolute path without links, or of a
+/// directory on the way to it.
 pub(super) fn is_sure(path: &Path) -> bool {
-    path.ancestors().skip(1).all(|directory| {
-        fs::symlink_metadata(directory).is_ok_and(|status| {
-            let mode = Mode::from_raw_mode(status.mode());
-            let others_write = mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX);
-            !others_write && (status.uid() == 0 || status.uid() == geteuid().as_raw())
-        })
-    })
+    let is_trusted = |uid| uid == 0 || uid == geteuid().as_raw();
+    path.ancestors()
+        .skip(1)
+        .all(|directory| lstat(directory).is_ok_and(|status| keeps_what_is_in_it(&status, is_trusted)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
