@@ -470,8 +470,8 @@ struct Execution<'a> {
 const ROUNDS: usize = 100;
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-/// Executes the command. The forerunner has ended, or is about to, but counts as a process of this user namespace until it is reaped: where the limit
-/// leaves room for the command and no more, that is waited for.
+/// Executes the command. The forerunner has ended, or is about to, but counts as a process of this user namespace until it is reaped:
+/// where the limit leaves room for the command and no more, that is waited for.
 fn execute(task: &mut Task) -> Result<Pid> {
     for _ in 0..ROUNDS {
         match try_to_execute(task) {
