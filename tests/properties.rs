@@ -64,28 +64,21 @@ fn check_places(plan: &Plan) {
     let (mut is_inside, mut is_over) = (false, false);
     for step in &plan.steps {
         match step {
-            // First the scratch directory, then, by the same name, the root that is mounted on it.
-            Step::Mount { target, .. } if path_of(target) == Path::new(SCRATCH) => continue,
-            Step::ChangeDirectory(path) if !is_over && path_of(path) == Path::new(SCRATCH) => {
-                is_inside = plan.steps.iter().position(|other| std::ptr::eq(other, step))
-                    != plan.steps.iter().position(|other| other == step);
-                continue;
+            // The new root is mounted on the host's, and entered through it.
+            Step::Mount { target, .. } if target.as_c_str() == c"/" && !is_inside => continue,
+            Step::ChangeDirectory(path) if !is_over => {
+                assert_eq!(path.as_c_str(), c"/..", "out of the new root: {step}");
+                is_inside = true;
             }
             // The store is made read-only where it is, in the mount namespace of the sandbox.
-            Step::Bind { source, target, .. } if source == target && !is_inside => continue,
+            Step::Bind { source, target, .. } if source == target && path_of(source).is_absolute() => continue,
             Step::PivotRoot => is_over = true,
             _ => {}
         }
         let Some((place, is_link)) = place_of(step) else { continue };
         assert!(!is_over, "after the root was changed: {step}");
-        let place = path_of(place);
-        let below = if place.is_absolute() {
-            assert!(!is_inside, "a whole name where the new root has a short one: {step}");
-            place.strip_prefix(SCRATCH).unwrap_or_else(|_| panic!("outside of the new root: {step}")).to_owned()
-        } else {
-            assert!(is_inside, "before the new root is entered: {step}");
-            place.to_owned()
-        };
+        assert!(is_inside, "before the new root is entered: {step}");
+        let below = path_of(place).to_owned();
         assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "up from the new root: {step}");
         let on_the_way: Vec<PathBuf> = below.ancestors().map(Path::to_owned).collect();
         assert!(!on_the_way.iter().any(|path| links.contains(path)), "through a link: {step}");

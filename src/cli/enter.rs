@@ -22,7 +22,7 @@ use crate::failed_build::FailedBuild;
 use crate::failed_phase::FailedPhase;
 use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::nix::Settings;
-use crate::plan::{BUILD, HostDirectories, IdMaps, Plan};
+use crate::plan::{BUILD, HostDirectories, Plan};
 use crate::sandbox::{self, Groundwork};
 use crate::scratch::{Earlier, Made, Scratch};
 use crate::session::{self, Signals, Terminal};
@@ -100,7 +100,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
     let caller = Caller::current();
     // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
     let is_ordinary = !options.dry_run && options.keep_session.is_none();
-    let mut groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), IdMaps::of(&caller)));
+    let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), &caller));
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
@@ -151,13 +151,6 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
         Some(name) => Sessions::make(&caller)?.create(name, kept_directory)?,
         None => Scratch::create(&scratch_parent, kept_directory)?,
     };
-    // It goes by the name of the scratch directory, which somebody else could exchange meanwhile. Should that go before the ground does, a
-    // mount on it elsewhere is no hindrance.
-    if let Some(Ok(groundwork)) = &mut groundwork
-        && scratch.has_sure_name()
-    {
-        groundwork.begin_root(&caller, &scratch.directories().scratch)?;
-    }
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }

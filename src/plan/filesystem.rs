@@ -43,12 +43,10 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
 
 /// Adds the new root, with what is in it whatever the build and however Nix was set: all that can be made before that is known. What a
 /// multi-user Nix closes is still open.
-pub(super) fn begin_root<'a>(steps: &'a mut Vec<Step>, caller: &Caller, scratch: &Path) -> Result<Root<'a>> {
-    let mut root = Root::new(steps, scratch);
+pub(super) fn begin_root<'a>(steps: &'a mut Vec<Step>, caller: &Caller) -> Result<Root<'a>> {
+    let mut root = Root::new(steps);
     root.push(Step::KeepMountsFromHost);
     root.push(Step::SetUmask(0));
-    // The new root hides the copies in the directory that it is mounted on, but not from whom is there already.
-    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
     root.mount_itself("tmpfs", &format!("mode={ROOT_MODE:04o},size={}", TmpfsSize::default().as_str()))?;
     for name in ["bin", "dev"] {
         root.standard_directory(name)?;
@@ -83,8 +81,7 @@ pub(super) fn add_steps(
     directories: &HostDirectories,
     entry: Entry<'_>,
 ) -> Result<()> {
-    let scratch = directories.scratch.as_path();
-    let mut root = begin_root(steps, caller, scratch)?;
+    let mut root = begin_root(steps, caller)?;
     // Not before: until now what is mounted or unmounted on the host, as by looking at what is to be shown, is so here too.
     root.push(Step::MakeMountsPrivate);
     let file_mode = match build.kind {
@@ -111,28 +108,26 @@ pub(super) fn add_steps(
         root.standard_directory(parent)?;
     }
     root.directory(build_directory, 0o700)?;
-    mount_build(&mut root, &directories.build, build_directory)?;
+    mount_build(&mut root, directories, build_directory)?;
     if let Entry::Session(session) = entry {
         let directory = below_root(Path::new(SESSION_DIRECTORY));
         let state = directory.join(SESSION_STATE);
         root.directory(directory, 0o755)?;
         root.file(&directory.join(SESSION_SCRIPT), 0o444, session_script(build, session).into())?;
         root.directory(&state, 0o700)?;
-        root.bind(Path::new(SESSION), &state, Access::ReadWrite)?;
+        root.bind(&directories.scratch.join(SESSION), &state, Access::ReadWrite)?;
         root.note(directory, Place::Closed);
     }
     for parent in parents(build.store.directory()) {
         root.standard_directory(parent)?;
     }
-    store_view::add_early_steps(&mut root, &build.store, &build.store_view, directories.has_outputs)?;
-    root.enter()?;
     if build.kind == Kind::MultiUser {
         root.close(".", 0o550)?;
         for name in ["bin", "dev"] {
             root.close(name, CLOSED)?;
         }
     }
-    store_view::add_steps(&mut root, &build.store, &build.store_view)?;
+    store_view::add_steps(&mut root, &build.store, &build.store_view, directories)?;
     for file in etc_files::written(&build.build_directory, build.has_network) {
         root.file(&Path::new("etc").join(file.name), file_mode, file.content.into())?;
     }
@@ -157,19 +152,19 @@ pub(super) fn add_steps(
     Ok(())
 }
 
-/// Mounts the build directory, while the scratch directory is the working directory.
-fn mount_build(root: &mut Root<'_>, build: &BuildMount, target: &Path) -> Result<()> {
-    match build {
-        BuildMount::Copy => root.bind(Path::new(BUILD), target, Access::ReadWrite),
+fn mount_build(root: &mut Root<'_>, directories: &HostDirectories, target: &Path) -> Result<()> {
+    let scratch = directories.scratch.as_path();
+    match &directories.build {
+        BuildMount::Copy => root.bind(&scratch.join(BUILD), target, Access::ReadWrite),
         BuildMount::InPlace(KeptMount::Path(path)) => root.bind(path, target, Access::ReadWrite),
         BuildMount::InPlace(KeptMount::IdMapped(descriptor)) => root.attach(*descriptor, target),
         BuildMount::Overlay { lower: KeptMount::Path(path) } => {
-            root.mount_bytes("overlay", target, overlay_options(path)?)
+            root.mount_bytes("overlay", target, overlay_options(scratch, path)?)
         }
         BuildMount::Overlay { lower: KeptMount::IdMapped(descriptor) } => {
-            let lower = Path::new(OVERLAY_LOWER);
+            let lower = scratch.join(OVERLAY_LOWER);
             root.push(Step::AttachMount { descriptor: *descriptor, target: c_string(lower.as_os_str())? });
-            root.mount_bytes("overlay", target, overlay_options(lower)?)
+            root.mount_bytes("overlay", target, overlay_options(scratch, &lower)?)
         }
     }
 }
@@ -179,15 +174,19 @@ fn mount_build(root: &mut Root<'_>, build: &BuildMount, target: &Path) -> Result
 /// cannot be renamed: the kernel allows `redirect_dir` to the host's root only.
 ///
 /// [`overlayfs`]: https://docs.kernel.org/filesystems/overlayfs.html
-fn overlay_options(lower: &Path) -> Result<CString> {
-    let mut options = b"userxattr,index=off,volatile,upperdir=".to_vec();
-    options.extend_from_slice(format!("{BUILD},workdir={OVERLAY_WORK},lowerdir=").as_bytes());
-    for byte in lower.as_os_str().as_bytes() {
-        // Between options stand commas, and between lower layers colons.
-        if matches!(byte, b'\\' | b',' | b':') {
-            options.push(b'\\');
+fn overlay_options(scratch: &Path, lower: &Path) -> Result<CString> {
+    let mut options = b"userxattr,index=off,volatile".to_vec();
+    let directories =
+        [("upperdir", &*scratch.join(BUILD)), ("workdir", &*scratch.join(OVERLAY_WORK)), ("lowerdir", lower)];
+    for (name, directory) in directories {
+        options.extend_from_slice(format!(",{name}=").as_bytes());
+        for byte in directory.as_os_str().as_bytes() {
+            // Between options stand commas, and between lower layers colons.
+            if matches!(byte, b'\\' | b',' | b':') {
+                options.push(b'\\');
+            }
+            options.push(*byte);
         }
-        options.push(*byte);
     }
     Ok(CString::new(options)?)
 }

@@ -140,7 +140,7 @@ mod tests {
         fs::write(host.path().join("real/file"), "").unwrap();
         symlink("real", host.path().join("link")).unwrap();
         let mut steps = Vec::new();
-        let mut root = Root::new(&mut steps, Path::new("/scratch"));
+        let mut root = Root::new(&mut steps);
         root.note(Path::new("opt"), Place::OfHost(host.path().to_owned()));
         let mut place = |target: &str| place_at(&mut root, Path::new(target));
         let file = host.path().join("real/file");
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn directories_are_made_in_our_own_and_nowhere_else() {
         let mut steps = Vec::new();
-        let mut root = Root::new(&mut steps, Path::new("/scratch"));
+        let mut root = Root::new(&mut steps);
         root.standard_directory("etc").unwrap();
         root.note(Path::new("etc/hosts"), Place::File);
         root.note(Path::new("build"), Place::Closed);
@@ -165,7 +165,7 @@ mod tests {
         }
         let words: Vec<_> = steps.iter().map(ToString::to_string).collect();
         let made =
-            ["etc", "etc/deep", "etc/deep/er"].map(|path| format!("make the directory /scratch/{path} (mode 0755)"));
+            ["etc", "etc/deep", "etc/deep/er"].map(|path| format!("make the directory sandbox:/{path} (mode 0755)"));
         assert_eq!(words, made);
     }
 }

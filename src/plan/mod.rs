@@ -15,7 +15,7 @@ use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general;
@@ -180,8 +180,7 @@ pub struct Plan {
 /// The directories on the host that a plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDirectories {
-    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] and [`SESSION`] in it; in the sandbox's mount namespace the new
-    /// root is mounted on it.
+    /// A directory of the caller's, with [`BUILD`] and perhaps [`OUTPUTS`] and [`SESSION`] in it.
     pub scratch: PathBuf,
     /// Whether [`OUTPUTS`] is there although nothing is copied into it: then what is built outlives the sandbox.
     pub has_outputs: bool,
@@ -312,24 +311,6 @@ impl Plan {
         self
     }
 
-    /// The step of this number in words, with everything in the sandbox by its name there. Until the new root is the working directory,
-    /// steps call it by its whole name, and the scratch directory is what they are in.
-    pub(crate) fn words_of(&self, number: usize) -> String {
-        let words = self.steps[number].to_string();
-        let mount = self.steps.iter().enumerate().find_map(|(number, step)| match step {
-            Step::Mount { target, .. } => Some((number, target)),
-            _ => None,
-        });
-        let Some((mounted, scratch)) = mount else { return words };
-        let enters = |step: &Step| matches!(step, Step::ChangeDirectory(path) if path == scratch);
-        let entered = mounted + self.steps[mounted..].iter().position(enters).unwrap_or_default();
-        if !(mounted + 1..entered).contains(&number) {
-            return words;
-        }
-        let scratch = format!("{}/", scratch.to_string_lossy());
-        words.split(&scratch).map(|part| part.replace("sandbox:/", &scratch)).collect::<Vec<_>>().join("sandbox:/")
-    }
-
     /// Whether the command has a terminal of the sandbox's own, and which.
     pub fn terminal(&self) -> Option<CommandTerminal> {
         self.steps.iter().find_map(|step| match step {
@@ -349,17 +330,17 @@ pub(crate) fn steps_of_every_sandbox() -> Vec<Step> {
     ]
 }
 
-/// What follows them in every sandbox of `caller` whose scratch directory this is, and can be done as soon as that is there: the root,
-/// with all in it that no build has otherwise. Nothing where the sandbox's first process has to change its ids before.
+/// The same with what follows in every sandbox of `caller` whose first process does not have to change its ids before: the root, with all in
+/// it that no build has otherwise.
 ///
 /// # Errors
-/// A path with a NUL byte in it.
-pub(crate) fn steps_of_root(caller: &Caller, scratch: &Path) -> Result<Vec<Step>> {
-    if caller.must_change_ids() {
-        return Ok(Vec::new());
+/// None that could be seen: no path in it holds a NUL byte.
+pub(crate) fn steps_ahead(caller: &Caller) -> Result<Vec<Step>> {
+    let mut steps = steps_of_every_sandbox();
+    if !caller.must_change_ids() {
+        steps.push(Step::AwaitIdMaps);
+        filesystem::begin_root(&mut steps, caller)?;
     }
-    let mut steps = vec![Step::AwaitIdMaps];
-    filesystem::begin_root(&mut steps, caller, scratch)?;
     Ok(steps)
 }
 
@@ -454,8 +435,8 @@ impl fmt::Display for Plan {
                 uid.inside, uid.outside, gid.inside, gid.outside
             )?;
         }
-        for number in 0..self.steps.len() {
-            writeln!(f, "{}", self.words_of(number))?;
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
         }
         write!(f, "execute{}", if self.as_pid_1 { ", as PID 1," } else { "" })?;
         for argument in &self.command.arguments {
@@ -472,40 +453,7 @@ fn c_string(text: &OsStr) -> Result<CString> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::CStr;
-
     use super::*;
-
-    #[test]
-    fn what_is_in_the_sandbox_is_told_by_its_name_there() {
-        let directory = |path: &CStr| Step::MakeDirectory { path: path.into(), mode: 0o755 };
-        let bind = |source: &CStr, target: &CStr| Step::Bind {
-            source: source.into(),
-            target: target.into(),
-            recursive: false,
-            access: Access::ReadWrite,
-        };
-        let inner = vec![
-            Step::ChangeDirectory(c"/scratch".into()),
-            Step::Mount { kind: c"tmpfs".into(), target: c"/scratch".into(), options: c"".into() },
-            directory(c"/scratch/dev"),
-            bind(c"build", c"/scratch/build"),
-            bind(c"/dev/null", c"/scratch/dev/null"),
-            Step::ChangeDirectory(c"/scratch".into()),
-            directory(c"tmp"),
-        ];
-        let command = Command { program: c"/true".into(), arguments: Vec::new(), environment: Vec::new() };
-        let plan = Plan::of_steps(&Caller::current(), inner, command);
-        let first = plan.steps.iter().position(|step| matches!(step, Step::ChangeDirectory(_))).unwrap();
-        let words: Vec<_> = (first..first + 7).map(|number| plan.words_of(number)).collect();
-        assert_eq!(words[0], "go to /scratch");
-        assert!(words[1].starts_with("mount a new tmpfs on /scratch"), "{}", words[1]);
-        assert_eq!(words[2], "make the directory sandbox:/dev (mode 0755)");
-        assert_eq!(words[3], "bind /scratch/build on sandbox:/build, writable");
-        assert_eq!(words[4], "bind /dev/null on sandbox:/dev/null, writable");
-        assert_eq!(words[5], "go to /scratch");
-        assert_eq!(words[6], "make the directory sandbox:/tmp (mode 0755)");
-    }
 
     #[test]
     fn the_kernel_is_old_for_builds_for_pcs_and_only_with_the_setting() {

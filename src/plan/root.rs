@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::step::NEW_ROOT;
 use super::{Access, Step, c_string};
 
 /// What is at a place in the sandbox.
@@ -24,37 +25,29 @@ pub(super) enum Place {
     Closed,
 }
 
-/// Adds steps below the new root. All paths in the sandbox are written without the slash in front.
+/// Adds steps below the new root, which is the working directory. All paths in the sandbox are written without the slash in front.
 pub(super) struct Root<'a> {
     steps: &'a mut Vec<Step>,
     /// Of directories that Nix makes as needed, from here on.
     pub directory_mode: u32,
-    /// How the child calls the new root at this point: by its whole name until it is there.
-    name: PathBuf,
     places: HashMap<PathBuf, Place>,
 }
 
 impl<'a> Root<'a> {
-    /// A root that is called `name`, and in which directories are open to their owner where nothing else is said.
-    pub fn new(steps: &'a mut Vec<Step>, name: &Path) -> Self {
-        Self { steps, directory_mode: 0o755, name: name.to_owned(), places: HashMap::new() }
+    /// A root in which directories are open to their owner where nothing else is said.
+    pub fn new(steps: &'a mut Vec<Step>) -> Self {
+        Self { steps, directory_mode: 0o755, places: HashMap::new() }
     }
 
     pub fn push(&mut self, step: Step) {
         self.steps.push(step);
     }
 
-    /// Mounts the root itself.
+    /// Mounts the root itself, on the host's, and goes into it. There it is in nobody's way: until it takes the old one's place, what has a
+    /// name on the host goes on to have it.
     pub fn mount_itself(&mut self, kind: &str, options: &str) -> Result<()> {
-        let target = c_string(self.name.as_os_str())?;
-        self.push(Step::Mount { kind: CString::new(kind)?, target, options: CString::new(options)? });
-        Ok(())
-    }
-
-    /// Goes into the new root.
-    pub fn enter(&mut self) -> Result<()> {
-        self.push(Step::ChangeDirectory(c_string(self.name.as_os_str())?));
-        self.name = PathBuf::new();
+        self.push(Step::Mount { kind: CString::new(kind)?, target: c"/".into(), options: CString::new(options)? });
+        self.push(Step::ChangeDirectory(CString::new(NEW_ROOT)?));
         Ok(())
     }
 
@@ -74,14 +67,14 @@ impl<'a> Root<'a> {
             return Ok(());
         }
         self.note(path, Place::Directory);
-        let path = self.called(path)?;
+        let path = c_string(path.as_os_str())?;
         self.push(Step::MakeDirectory { path, mode });
         Ok(())
     }
 
     /// Takes from a directory that is there what its owner has no right to.
     pub fn close(&mut self, name: &str, mode: u32) -> Result<()> {
-        let path = self.called(Path::new(name))?;
+        let path = c_string(name.as_ref())?;
         self.push(Step::ChangeMode { path, mode });
         Ok(())
     }
@@ -92,14 +85,14 @@ impl<'a> Root<'a> {
 
     pub fn file(&mut self, path: &Path, mode: u32, content: Vec<u8>) -> Result<()> {
         self.note(path, Place::File);
-        let path = self.called(path)?;
+        let path = c_string(path.as_os_str())?;
         self.push(Step::MakeFile { path, mode, content });
         Ok(())
     }
 
     pub fn link(&mut self, link: &OsStr, path: &Path) -> Result<()> {
         self.note(path, Place::Link);
-        let path = self.called(path)?;
+        let path = c_string(path.as_os_str())?;
         self.push(Step::MakeSymlink { link: c_string(link)?, path });
         Ok(())
     }
@@ -110,19 +103,19 @@ impl<'a> Root<'a> {
 
     /// The same with options that hold a path.
     pub fn mount_bytes(&mut self, kind: &str, target: &Path, options: CString) -> Result<()> {
-        let target = self.called(target)?;
+        let target = c_string(target.as_os_str())?;
         self.push(Step::Mount { kind: CString::new(kind)?, target, options });
         Ok(())
     }
 
     /// Attaches a mount that the parent has made.
     pub fn attach(&mut self, descriptor: RawFd, target: &Path) -> Result<()> {
-        let target = self.called(target)?;
+        let target = c_string(target.as_os_str())?;
         self.push(Step::AttachMount { descriptor, target });
         Ok(())
     }
 
-    /// Binds a path of the host, which may be called from the working directory.
+    /// Binds a path of the host.
     pub fn bind(&mut self, source: &Path, target: &Path, access: Access) -> Result<()> {
         self.bind_tree(source, target, false, access)
     }
@@ -133,7 +126,7 @@ impl<'a> Root<'a> {
 
     /// Makes a mount of its own of what is there.
     pub fn bind_to_itself(&mut self, path: &Path) -> Result<()> {
-        let path = self.called(path)?;
+        let path = c_string(path.as_os_str())?;
         self.push(Step::Bind { source: path.clone(), target: path, recursive: false, access: Access::ReadWrite });
         Ok(())
     }
@@ -148,18 +141,13 @@ impl<'a> Root<'a> {
 
     /// Binds what is at another place in the root.
     pub fn bind_own_file(&mut self, source: &Path, target: &Path) -> Result<()> {
-        let source = self.name.join(source);
-        self.bind_file(&source, target, Access::ReadWrite)
+        self.bind_file(source, target, Access::ReadWrite)
     }
 
     fn bind_tree(&mut self, source: &Path, target: &Path, recursive: bool, access: Access) -> Result<()> {
-        let (source, target) = (c_string(source.as_os_str())?, self.called(target)?);
+        let (source, target) = (c_string(source.as_os_str())?, c_string(target.as_os_str())?);
         self.push(Step::Bind { source, target, recursive, access });
         Ok(())
-    }
-
-    fn called(&self, path: &Path) -> Result<CString> {
-        c_string(self.name.join(path).as_os_str())
     }
 }
 

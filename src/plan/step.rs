@@ -11,6 +11,12 @@ use crate::limits::{counted, size};
 use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::{PER_LINUX32, UNAME26};
 
+/// How a process calls what is mounted on its own root directory: upwards from there leads to it again, and then into what is mounted on
+/// it, as [`path_resolution(7)`] has it for every mount point, while every other absolute path begins below.
+///
+/// [`path_resolution(7)`]: https://man7.org/linux/man-pages/man7/path_resolution.7.html
+pub(super) const NEW_ROOT: &str = "/..";
+
 /// Whether a mount can be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -33,7 +39,8 @@ pub struct CommandTerminal {
 
 /// One thing that the child does between `clone3` and the command.
 ///
-/// Paths without a leading slash are below the new root, which is the working directory until [`Step::PivotRoot`].
+/// Paths without a leading slash are below the new root, which is mounted on the host's and is the working directory until
+/// [`Step::PivotRoot`]; with a leading slash they are the host's until then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Be killed when the parent dies: `PR_SET_PDEATHSIG`. Ends at once where the parent is dead already.
@@ -216,7 +223,7 @@ impl fmt::Display for Step {
             Self::MakeSymlink { link, path } => {
                 write!(f, "make the link {} to {}", inside(path), words(link))
             }
-            Self::ChangeDirectory(path) => write!(f, "go to {}", words(path)),
+            Self::ChangeDirectory(path) => write!(f, "go to {}", inside(path)),
             Self::PivotRoot => write!(f, "make this the root and let go of the host's"),
             Self::ForbidCoreDumps => write!(f, "limit core files to 0 bytes"),
             Self::LimitData(bytes) => write!(f, "limit the data of each process to {}", size(*bytes)),
@@ -271,6 +278,7 @@ fn inside(path: &CStr) -> String {
     let path = words(path);
     match path.as_ref() {
         "." => "this directory".into(),
+        NEW_ROOT => "sandbox:/".into(),
         path if path.starts_with('/') => path.into(),
         path => format!("sandbox:/{path}"),
     }

@@ -9,21 +9,25 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
 use super::root::{Place, Root, below_root};
-use super::{Access, OUTPUTS, STORE_MODE, Step, c_string};
+use super::{Access, HostDirectories, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
 use crate::nix::store::Store;
 
-/// Adds what has to be done while the scratch directory is the working directory, and the new root is still called by its whole name.
-/// With `has_outputs` the store's own directory is one on the disk, even if there is nothing in it.
-pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreView, has_outputs: bool) -> Result<()> {
+/// Adds the store. Where `directories` has outputs, the store's own directory is one on the disk, even if there is nothing in it.
+pub(super) fn add_steps(
+    root: &mut Root<'_>,
+    store: &Store,
+    view: &StoreView,
+    directories: &HostDirectories,
+) -> Result<()> {
     if let StoreView::Closure { inputs: _, partial_outputs } = view {
         let directory = below_root(store.directory());
         root.directory(directory, STORE_MODE)?;
         // A mount of its own, as in Nix. What the failed build left is in it and no mount, so that it can be renamed and removed.
-        if partial_outputs.is_empty() && !has_outputs {
+        if partial_outputs.is_empty() && !directories.has_outputs {
             root.bind_to_itself(directory)?;
         } else {
-            root.bind(Path::new(OUTPUTS), directory, Access::ReadWrite)?;
+            root.bind(&directories.scratch.join(OUTPUTS), directory, Access::ReadWrite)?;
         }
         for name in partial_outputs {
             root.note(&directory.join(OsStr::from_bytes(name.to_bytes())), Place::Closed);
@@ -33,11 +37,6 @@ pub(super) fn add_early_steps(root: &mut Root<'_>, store: &Store, view: &StoreVi
     // to the store on another way finds it read-only as well. This mount goes with the old root.
     let physical = c_string(store.physical_directory().as_os_str())?;
     root.push(Step::Bind { source: physical.clone(), target: physical, recursive: true, access: Access::ReadOnly });
-    Ok(())
-}
-
-/// Adds the rest, with the new root as the working directory.
-pub(super) fn add_steps(root: &mut Root<'_>, store: &Store, view: &StoreView) -> Result<()> {
     let directory = below_root(store.directory());
     let physical = store.physical_directory();
     match view {

@@ -3,14 +3,14 @@
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
 //! forerunner, begins with it as soon as a sandbox is wanted, on another core. It shares this process's memory and descriptors, so it
 //! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
-//! mounts. What every sandbox begins with it does itself meanwhile, and as soon as there is a scratch directory, all of the root that does
-//! not depend on the plan. Like the child it makes system calls and nothing else.
+//! mounts. What every sandbox begins with it does itself meanwhile, all of the root that does not depend on the plan included. Like the
+//! child it makes system calls and nothing else.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use std::{ptr, slice};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use super::clone3::{self, Child};
 use super::message::{Message, Report, send_with};
 use super::{loopback, refusal};
 use crate::descriptor_limit::DescriptorLimit;
-use crate::plan::{Namespaces, Plan, Step, steps_of_every_sandbox};
+use crate::plan::{Namespaces, Plan, Step};
 use crate::sys;
 
 /// Room for the forerunner's few frames, and, in its copy, for the child's.
@@ -46,10 +46,6 @@ struct Orders {
     first: First,
     /// What it does where the namespaces come first.
     steps: Vec<Step>,
-    /// One as soon as the next two tell what it is to do then.
-    is_root_settled: AtomicU32,
-    root: AtomicPtr<Step>,
-    steps_of_root: AtomicUsize,
     cores: Option<Cores>,
     channel: RawFd,
     network: RawFd,
@@ -71,7 +67,6 @@ pub(super) struct Forerunner {
     is_reaped: bool,
     // These are the forerunner's as well, until it has been reaped.
     orders: Box<Orders>,
-    root: Vec<Step>,
     task: Option<Box<Task>>,
     _stack: Box<[MaybeUninit<u8>]>,
     network: Option<Network>,
@@ -84,11 +79,11 @@ struct Network {
 }
 
 impl Forerunner {
-    /// Starts one that makes `namespaces` and tells through `channel` what it cannot do.
+    /// Starts one that makes `namespaces`, does `steps` there if they come first, and tells through `channel` what it cannot do.
     ///
     /// # Errors
     /// Where the kernel refuses a user namespace: the likely cause and the remedy in one sentence.
-    pub(super) fn start(namespaces: Namespaces, first: First, channel: &OwnedFd) -> Result<Self> {
+    pub(super) fn start(namespaces: Namespaces, first: First, steps: Vec<Step>, channel: &OwnedFd) -> Result<Self> {
         let (from_forerunner, to_child) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .context("cannot make a socket for the sandbox's network")?;
@@ -96,10 +91,7 @@ impl Forerunner {
             parent: Some(getpid()),
             namespaces,
             first,
-            steps: if first == First::Namespaces { steps_of_every_sandbox() } else { Vec::new() },
-            is_root_settled: AtomicU32::new(0),
-            root: AtomicPtr::new(ptr::dangling_mut()),
-            steps_of_root: AtomicUsize::new(0),
+            steps,
             cores: Cores::here(),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
@@ -120,7 +112,7 @@ impl Forerunner {
             cores.send_to_another(process.pid);
         }
         let network = Some(Network { from_forerunner, to_child });
-        Ok(Self { process, is_reaped: false, orders, root: Vec::new(), task: None, _stack: stack, network })
+        Ok(Self { process, is_reaped: false, orders, task: None, _stack: stack, network })
     }
 
     /// Its number: the one whose user namespace wants its id maps.
@@ -133,34 +125,16 @@ impl Forerunner {
         self.network.as_ref().map(|network| [network.to_child.as_raw_fd(), network.from_forerunner.as_raw_fd()])
     }
 
-    /// Lets it do these steps as well, once it has the network.
-    pub(super) fn begin_root(&mut self, steps: Vec<Step>) {
-        if self.orders.is_root_settled.load(Ordering::Relaxed) != 0 {
-            // It may be at those that it was given first.
-            return;
-        }
-        self.root = steps;
-        self.orders.root.store(self.root.as_ptr().cast_mut(), Ordering::Relaxed);
-        self.orders.steps_of_root.store(self.root.len(), Ordering::Relaxed);
-        set(&self.orders.is_root_settled);
-    }
-
-    /// What it does of a plan. The first step is to die with the parent, which every process has to do for itself.
-    fn steps_ahead(&self) -> impl Iterator<Item = &Step> {
-        self.orders.steps.iter().chain(&self.root)
-    }
-
-    /// Whether what it does is what this plan begins with.
+    /// Whether what it does is what this plan begins with, but for the first step, to die with the parent, which every process has to do
+    /// for itself.
     pub(super) fn suits(&self, plan: &Plan) -> bool {
-        let planned = plan.steps.iter().skip(1);
-        self.steps_ahead().count() < plan.steps.len()
-            && self.steps_ahead().zip(planned).all(|(one, other)| one == other)
+        plan.steps[1..].starts_with(&self.orders.steps)
     }
 
     /// Lets it create the child that carries out the rest of `plan`, which it has to suit.
     pub(super) fn publish(&mut self, plan: &Plan, descriptors: Descriptors) {
         debug_assert!(self.suits(plan), "what was done ahead is not what the plan begins with");
-        let ahead = 1..1 + self.steps_ahead().count();
+        let ahead = 1..1 + self.orders.steps.len();
         let own_namespaces = match self.orders.first {
             First::Namespaces => Namespaces::none(),
             First::Sandbox => {
@@ -171,7 +145,6 @@ impl Forerunner {
         let task = self.task.insert(Box::new(Task::new(plan, descriptors, own_namespaces, ahead)));
         self.orders.task.store(&raw mut **task, Ordering::Relaxed);
         set(&self.orders.is_published);
-        set(&self.orders.is_root_settled);
     }
 
     /// Tells it that its ids are mapped, or cannot be.
@@ -278,15 +251,10 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     match orders.first {
         First::Namespaces => {
             sys::unshare(others.without(Namespaces::OF_PROCESS)).map_err(Message::NoNamespaces)?;
-            do_steps(orders, &orders.steps, 1)?;
             if others.isolate_network() {
                 make_network(orders)?;
             }
-            wait_for(&orders.is_root_settled);
-            let (root, steps) = (orders.root.load(Ordering::Relaxed), orders.steps_of_root.load(Ordering::Relaxed));
-            // SAFETY: the parent keeps the steps until this process has been reaped, and does not write to them any more.
-            let root = unsafe { slice::from_raw_parts(root, steps) };
-            do_steps(orders, root, 1 + orders.steps.len())?;
+            do_steps(orders)?;
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {
@@ -305,10 +273,10 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     }
 }
 
-/// What the child has from this process, when it is created. `first` is the number of the first step in the plan.
-fn do_steps(orders: &Orders, steps: &[Step], first: usize) -> std::result::Result<(), Message> {
+/// What the child has from this process, when it is created.
+fn do_steps(orders: &Orders) -> std::result::Result<(), Message> {
     let descriptors = Descriptors { channel: orders.channel, parents_channel: -1, network: None, cgroup: None };
-    for (step, what) in (first..).zip(steps) {
+    for (step, what) in (1..).zip(&orders.steps) {
         child::apply(what, descriptors).map_err(|errno| Message::Failed(Report { step, errno }))?;
     }
     Ok(())

@@ -19,7 +19,7 @@ pub mod seccomp;
 mod standard_descriptors;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
@@ -39,7 +39,7 @@ use self::message::{Message, receive};
 pub use self::namespaces::NamespaceHandles;
 pub use self::refusal::NoOverlay;
 use crate::caller::Caller;
-use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits, steps_of_root};
+use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits, Step, steps_ahead, steps_of_every_sandbox};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
@@ -78,24 +78,24 @@ pub struct Groundwork {
 }
 
 impl Groundwork {
-    /// Begins to make `namespaces`, on another core where there is one, while this process goes on to find out what the sandbox is to
-    /// look like.
+    /// Begins to make `namespaces` for `caller`, and the root in them, on another core where there is one, while this process goes on to
+    /// find out what else the sandbox is to look like.
     ///
     /// # Errors
     /// Where the kernel refuses a user namespace: one sentence, with the remedy.
-    pub fn begin(namespaces: Namespaces, id_maps: IdMaps) -> Result<Self> {
-        let mut groundwork = Self::start(namespaces, id_maps, First::Namespaces)?;
+    pub fn begin(namespaces: Namespaces, caller: &Caller) -> Result<Self> {
+        let mut groundwork = Self::start(namespaces, IdMaps::of(caller), First::Namespaces, steps_ahead(caller)?)?;
         groundwork.map_ids_and_let_go_on();
         Ok(groundwork)
     }
 
-    fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
+    fn start(namespaces: Namespaces, id_maps: IdMaps, first: First, steps: Vec<Step>) -> Result<Self> {
         standard_descriptors::check()?;
         drop_supplementary_groups()?;
         // The children of whom ignores SIGCHLD have no status, and their numbers are free for others as soon as they end.
         sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
         let (channel, childs_channel) = channel()?;
-        let forerunner = Forerunner::start(namespaces, first, &childs_channel)?;
+        let forerunner = Forerunner::start(namespaces, first, steps, &childs_channel)?;
         Ok(Self { namespaces, id_maps, forerunner, channel, childs_channel, maps: Ok(()) })
     }
 
@@ -110,18 +110,6 @@ impl Groundwork {
         if self.maps.is_ok() {
             self.maps = let_go_on(&self.channel);
         }
-    }
-
-    /// Begins to make the root of a sandbox of `caller`'s, as soon as its scratch directory is there. Ids that could not be mapped are
-    /// told of later.
-    ///
-    /// # Errors
-    /// A path with a NUL byte in it.
-    pub fn begin_root(&mut self, caller: &Caller, scratch: &Path) -> Result<()> {
-        if self.maps.is_ok() {
-            self.forerunner.begin_root(steps_of_root(caller, scratch)?);
-        }
-        Ok(())
     }
 
     /// Creates the processes that `plan` describes on this ground, and returns when the command has been executed, or somebody has
@@ -197,7 +185,7 @@ impl Groundwork {
 /// # Errors
 /// As of [`Groundwork::begin`] and [`Groundwork::build`].
 pub fn start(plan: &Plan) -> Result<Sandbox> {
-    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox, Vec::new())?;
     let cgroup = groundwork.publish(plan)?;
     // While the forerunner creates the first process.
     groundwork.map_ids_and_let_go_on();
@@ -210,8 +198,9 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
 /// # Errors
 /// As of [`start`], and what `note` answers.
 pub fn start_joinable<T>(plan: &Plan, note: impl FnOnce(&Sandbox) -> Result<T>) -> Result<(Sandbox, T)> {
-    // So the first process is in all of them from the beginning.
-    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces)?;
+    // So the first process is in all of them from the beginning, and waits for its ids itself, until they have been written down.
+    let steps = steps_of_every_sandbox();
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces, steps)?;
     groundwork.map_ids();
     let cgroup = groundwork.publish(plan)?;
     let (mut sandbox, maps) = groundwork.finish(plan, cgroup)?;

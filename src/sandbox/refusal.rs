@@ -168,7 +168,7 @@ impl Machine<'_> {
             _ if may_not && self.is_confined() => CONFINED,
             _ => "«--dry-run» shows the step among the others",
         };
-        let sentence = anyhow!("cannot {}: {errno}: {cause}", plan.words_of(number));
+        let sentence = anyhow!("cannot {}: {errno}: {cause}", plan.steps[number]);
         if is_of_overlay(step) { Error::new(NoOverlay(sentence.to_string())) } else { sentence }
     }
 

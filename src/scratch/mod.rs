@@ -14,7 +14,6 @@ mod phase_note;
 mod races;
 mod remove;
 mod session_state;
-mod sure_name;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -196,12 +195,6 @@ impl Scratch {
     /// The directory itself.
     pub(crate) fn handle(&self) -> &OwnedFd {
         &self.handle
-    }
-
-    /// Whether only its owner and root can put something else in its place, or in that of a directory on the way to it: then its name can
-    /// be used while other things are done.
-    pub fn has_sure_name(&self) -> bool {
-        sure_name::is_sure(&self.path)
     }
 
     /// The directories that a [`Plan`](crate::plan::Plan) needs.
