@@ -1,5 +1,6 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: see `--help`, or the README.
 
+use std::env;
 use std::process::ExitCode;
 
 use nix_build_shell::Allocator;
@@ -14,8 +15,9 @@ const OWN_ERROR: u8 = 125;
 static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
-    let status = match Invocation::from_command_line() {
-        Ok(invocation) => invocation.run().unwrap_or_else(|error| report(&error)),
+    let arguments: Vec<_> = env::args_os().collect();
+    let status = match Invocation::of_command_line(&arguments) {
+        Ok((invocation, ahead)) => invocation.run(ahead).unwrap_or_else(|error| report(&error)),
         Err(usage) => {
             if show_usage(&usage) {
                 OWN_ERROR

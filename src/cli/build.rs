@@ -115,7 +115,7 @@ fn build(command: &[OsString], mut entry: enter::Options) -> Result<u8> {
         entry.sandbox.derivation =
             failure_in(chosen, &kept, &outcome.failures).map(|failure| failure.derivation.clone());
     }
-    let status = enter(&entry, &chosen.path)?;
+    let status = enter(&entry, &chosen.path, None)?;
     Ok(if status == 0 { outcome.status } else { status })
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::ahead::Ahead;
 use super::build;
 use super::build_dir::Filled;
 use super::header::{Changes, show_header};
@@ -73,7 +74,7 @@ pub struct Options {
 ///
 /// # Errors
 /// One sentence where there is nothing to enter, or no sandbox could be made.
-pub fn run(options: &Options) -> Result<u8> {
+pub(super) fn run(options: &Options, ahead: Option<Ahead>) -> Result<u8> {
     let wanted = Wanted {
         argument: options.build_dir.as_deref(),
         attribute: options.attribute.as_deref(),
@@ -84,23 +85,26 @@ pub fn run(options: &Options) -> Result<u8> {
         Target::Build(named) => {
             let mut options = options.clone();
             options.sandbox.derivation = options.sandbox.derivation.or(named.derivation);
-            enter(&options, &named.path)
+            enter(&options, &named.path, ahead)
         }
-        Target::Missing(missing) => build::offer(options, &missing),
+        Target::Missing(missing) => {
+            drop(ahead);
+            build::offer(options, &missing)
+        }
     }
 }
 
-/// Makes the sandbox of the build that left `build_dir`, or of a derivation, runs the command in it, and removes it. Returns the
-/// command's exit status, or 128+n when the signal n ended it.
+/// Makes the sandbox of the build that left `build_dir`, or of a derivation, on what was begun ahead, runs the command in it, and removes
+/// it. Returns the command's exit status, or 128+n when the signal n ended it.
 ///
 /// # Errors
 /// One sentence where no sandbox could be made.
-pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
+pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -> Result<u8> {
     let signals = Signals::block()?;
     let caller = Caller::current();
-    // The kernel makes the namespaces while the rest is found out. What it refuses is told when nothing else is wrong.
-    let is_ordinary = !options.dry_run && options.keep_session.is_none();
-    let groundwork = is_ordinary.then(|| Groundwork::begin(options.sandbox.namespaces(), &caller));
+    // The kernel makes the namespaces while the rest is found out.
+    let begin = || ahead.unwrap_or_else(|| Groundwork::begin(options.sandbox.namespaces(), &caller));
+    let groundwork = options.makes_ordinary_sandbox().then(begin);
     let settings = Settings::in_force();
     let mut build = FailedBuild::open(build_dir, &options.sandbox.wishes(), &settings)?;
     build.add_programs(&options.sandbox.with)?;
@@ -227,6 +231,11 @@ pub(super) fn enter(options: &Options, build_dir: &Path) -> Result<u8> {
 }
 
 impl Options {
+    /// Whether there will be a sandbox that nobody else is to join.
+    pub(super) fn makes_ordinary_sandbox(&self) -> bool {
+        !self.dry_run && self.keep_session.is_none()
+    }
+
     /// The command, which may be a line for the build's shell.
     fn command_in(&self, build: &FailedBuild) -> Vec<OsString> {
         match &self.line {

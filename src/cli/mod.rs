@@ -1,5 +1,6 @@
 //! The command line: what was asked for, help texts, and what is said beside the command's own output.
 
+mod ahead;
 mod ask;
 mod build;
 mod build_dir;
@@ -30,6 +31,8 @@ use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand as _};
 
+pub use self::ahead::Ahead;
+use self::ahead::begin_ahead;
 use self::say::say;
 pub use self::say::say_error;
 
@@ -77,19 +80,21 @@ pub enum Subcommand {
 }
 
 impl Invocation {
-    /// What this program was called for.
+    /// What this program was called for with these `arguments`, its name first; and, where that is sure to need it, a sandbox whose making
+    /// has begun meanwhile.
     ///
     /// # Errors
     /// The text to show in place of a run, and the exit status that goes with it.
-    pub fn from_command_line() -> Result<Self, clap::Error> {
+    pub fn of_command_line(arguments: &[OsString]) -> Result<(Self, Option<Ahead>), clap::Error> {
         if let Some(shell) = std::env::var_os(completion::ASKING_SHELL) {
-            return Ok(Self::Complete(shell));
+            return Ok((Self::Complete(shell), None));
         }
-        let arguments: Vec<_> = std::env::args_os().collect();
-        if let Some(text) = generate::Text::asked_for(&arguments)? {
-            return Ok(Self::Generate(text));
-        }
-        Self::from_arguments(&arguments)
+        let ahead = begin_ahead(arguments);
+        let invocation = match generate::Text::asked_for(arguments)? {
+            Some(text) => Self::Generate(text),
+            None => Self::from_arguments(arguments)?,
+        };
+        Ok((invocation, ahead))
     }
 
     fn from_arguments(arguments: &[OsString]) -> Result<Self, clap::Error> {
@@ -148,9 +153,9 @@ impl Invocation {
     ///
     /// # Errors
     /// One sentence, where it could not be done.
-    pub fn run(&self) -> Result<u8> {
+    pub fn run(&self, ahead: Option<Ahead>) -> Result<u8> {
         match self {
-            Self::Enter(options) => enter::run(options),
+            Self::Enter(options) => enter::run(options, ahead),
             Self::Generate(text) => text.generate().map(|()| 0),
             Self::Complete(shell) => completion::answer(shell, std::env::args_os().collect()).map(|()| 0),
             Self::Other(Subcommand::Phases(options)) => phases::run(options),

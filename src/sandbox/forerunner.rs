@@ -24,7 +24,7 @@ use super::message::{Message, Report, send_with};
 use super::{loopback, refusal};
 use crate::descriptor_limit::DescriptorLimit;
 use crate::plan::{Namespaces, Plan, Step};
-use crate::sys;
+use crate::sys::{self, SignalSet};
 
 /// Room for the forerunner's few frames, and, in its copy, for the child's.
 const STACK: usize = 256 << 10;
@@ -104,10 +104,13 @@ impl Forerunner {
         });
         let mut stack = Box::new_uninit_slice(STACK);
         let argument = (&raw mut *orders).cast();
+        // What a terminal's key sends to all is for us to answer.
+        let before = sys::set_blocked_signals(SignalSet::ALL).context("cannot block signals")?;
         // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
         // the forerunner has been reaped; moving the boxes does not move them.
-        let process = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) }
-            .map_err(refusal::of_namespaces)?;
+        let spawned = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) };
+        sys::set_blocked_signals(before).context("cannot unblock signals")?;
+        let process = spawned.map_err(refusal::of_namespaces)?;
         if let Some(cores) = &orders.cores {
             cores.send_to_another(process.pid);
         }
