@@ -470,13 +470,19 @@ struct Execution<'a> {
 const ROUNDS: usize = 100;
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-/// Executes the command. The forerunner has ended, or is about to, but counts as a process of this user namespace until it is reaped:
+/// Executes the command. The forerunner counts as a process of this user namespace until the parent, at a word from us, has reaped it:
 /// where the limit leaves room for the command and no more, that is waited for.
 fn execute(task: &mut Task) -> Result<Pid> {
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         match try_to_execute(task) {
-            // No signal cuts it short: all are blocked.
-            Err(Errno::AGAIN) => drop(thread::nanosleep(&PAUSE)),
+            Err(Errno::AGAIN) => {
+                if round == 0 {
+                    // SAFETY: the channel stays open until the command runs.
+                    tell(unsafe { BorrowedFd::borrow_raw(task.descriptors.channel) }, Message::NoRoom);
+                }
+                // No signal cuts it short: all are blocked.
+                drop(thread::nanosleep(&PAUSE));
+            }
             executed => return executed,
         }
     }

@@ -13,6 +13,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, getpid, getppid};
@@ -28,6 +29,9 @@ use crate::sys::{self, SignalSet};
 
 /// Room for the forerunner's few frames, and, in its copy, for the child's.
 const STACK: usize = 256 << 10;
+
+/// How often somebody who waits for a word looks whether there is anybody to tell it.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// What the forerunner does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +157,16 @@ impl Forerunner {
     /// Tells it that its ids are mapped, or cannot be.
     pub(super) fn settle_ids(&self) {
         set(&self.orders.are_ids_settled);
+    }
+
+    /// Waits until it, or the child, has told something through `channel`. Of a forerunner, or a child, that was killed nothing comes, as
+    /// long as this process has the child's end of the channel open, so that is looked for now and then.
+    pub(super) fn await_word(&self, channel: &OwnedFd) {
+        let is_ready = |descriptor: &OwnedFd, time: &Timespec| {
+            // What cannot be waited for is found out by who reads.
+            poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(time)) != Ok(0)
+        };
+        while !is_ready(channel, &LOOK_EVERY) && !is_ready(&self.process.pidfd, &Timespec::default()) {}
     }
 
     /// Waits for its end, and returns the child if it has created one.

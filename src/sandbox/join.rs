@@ -51,6 +51,7 @@ pub fn join(plan: &Plan) -> Result<Sandbox> {
                 is_inside = true;
             }
             Some((Message::Terminal, master)) => sandbox.terminal = master,
+            Some((Message::NoRoom, _)) => {}
             Some((Message::Started, _)) => return Ok(sandbox),
             Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
             // Without a word it was killed, perhaps with the command: `wait` tells.

@@ -41,6 +41,8 @@ pub(super) enum Message {
     Root,
     /// The sender ends, and another process goes on in the sandbox's PID namespace: its number outside. With it comes its pidfd.
     GoesOn(Pid),
+    /// There are too many processes for the command. It is tried again.
+    NoRoom,
     /// The command was executed.
     Started,
     /// This signal has stopped the command, which has a pseudo-terminal.
@@ -64,6 +66,7 @@ impl Message {
             Self::Ended(status) => [4, u32::from(status), 0],
             Self::Terminal => [5, 0, 0],
             Self::Root => [11, 0, 0],
+            Self::NoRoom => [12, 0, 0],
             Self::Stopped(signal) => [6, signal.cast_unsigned(), 0],
             Self::NoCgroup(errno) => [8, 0, errno.raw_os_error().cast_unsigned()],
             Self::NoForerunner(errno) => [9, 0, errno.raw_os_error().cast_unsigned()],
@@ -91,6 +94,7 @@ impl Message {
             9 => Self::NoForerunner(errno()),
             10 => Self::NoHandover(errno()),
             11 => Self::Root,
+            12 => Self::NoRoom,
             7 if let Some(pid) = Pid::from_raw(first.cast_signed()) => Self::GoesOn(pid),
             _ => Self::Ended(first as u8),
         }
@@ -163,8 +167,11 @@ mod tests {
         let refused = [Message::NoNamespaces(Errno::NOSPC), Message::NoLoopback(Errno::NODEV), failed];
         let refused_more =
             [Message::NoCgroup(Errno::ACCESS), Message::NoForerunner(Errno::NOMEM), Message::NoHandover(Errno::NOBUFS)];
-        let others = [Message::Terminal, Message::Root, Message::Started, Message::Ended(139), Message::Stopped(20)];
-        for message in others.into_iter().chain(refused).chain(refused_more).chain([Message::GoesOn(Pid::INIT)]) {
+        let others = [Message::Terminal, Message::Root, Message::NoRoom, Message::Started];
+        let ends = [Message::Ended(139), Message::Stopped(20)];
+        for message in
+            others.into_iter().chain(ends).chain(refused).chain(refused_more).chain([Message::GoesOn(Pid::INIT)])
+        {
             assert_eq!(Message::from_bytes(message.to_bytes()), message);
         }
     }

@@ -127,6 +127,10 @@ impl Groundwork {
     }
 
     fn await_sandbox(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<Sandbox> {
+        if self.maps.is_ok() && !plan.as_pid_1 {
+            // To reap the forerunner now would keep a core from the child. A command that is PID 1 does not tell that it was executed.
+            self.forerunner.await_word(&self.channel);
+        }
         let (mut sandbox, maps) = self.finish(plan, cgroup)?;
         // What the processes have to tell explains more than what could not be done for them.
         sandbox.await_command(plan)?;
@@ -283,6 +287,7 @@ impl Sandbox {
             match hear(&self.channel)? {
                 Some((Message::Terminal, master)) => self.terminal = master,
                 Some((Message::Root, root)) => self.root = root,
+                Some((Message::NoRoom, _)) => {}
                 Some((message, _)) if let Some(error) = refusal::of_start(plan, message) => return Err(error),
                 // Without a word the child became the command, or was killed, perhaps with it: `wait` tells.
                 _ => return Ok(()),

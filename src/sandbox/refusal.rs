@@ -1,6 +1,8 @@
 //! Why the kernel refused a sandbox, and what to do about it, in a sentence.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Error, anyhow};
@@ -29,7 +31,10 @@ const CLOSED_ON_THE_WAY: &str =
 fn is_of_overlay(step: &Step) -> bool {
     match step {
         Step::Mount { kind, .. } => kind.as_bytes() == b"overlay",
-        Step::AttachMount { target, .. } => target.as_bytes() == OVERLAY_LOWER.as_bytes(),
+        Step::AttachMount { target, .. } => {
+            let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+            target.is_absolute() && target.ends_with(OVERLAY_LOWER)
+        }
         _ => false,
     }
 }
@@ -54,6 +59,7 @@ pub(super) fn of_start(plan: &Plan, message: Message) -> Option<Error> {
         Message::NoLoopback(errno) => Some(anyhow!("cannot bring the network interface lo of the sandbox up: {errno}")),
         Message::Terminal
         | Message::Root
+        | Message::NoRoom
         | Message::GoesOn(_)
         | Message::Started
         | Message::Stopped(_)
@@ -133,7 +139,6 @@ impl Machine<'_> {
                 "a container that hides parts of /proc forbids a new one: call nix-build-shell outside of it, or give the \
                  container its whole /proc (for Docker and Podman: --security-opt systempaths=unconfined)"
             }
-            (Step::ChangeDirectory(target), Errno::ACCESS) if target.as_bytes().starts_with(b"/") => CLOSED_ON_THE_WAY,
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
             }
