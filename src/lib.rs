@@ -33,6 +33,7 @@ mod os_text;
 mod owner;
 pub mod phases;
 pub mod plan;
+mod process_start;
 mod quiet_open;
 mod record;
 pub mod sandbox;
@@ -45,4 +46,5 @@ pub mod start_of_phase;
 pub mod state_directory;
 mod sys;
 
+pub use self::process_start::prepare_process;
 pub use self::sys::Allocator;

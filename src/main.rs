@@ -1,11 +1,14 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: see `--help`, or the README.
 
-use std::env;
-use std::process::ExitCode;
+#![no_main]
 
-use nix_build_shell::Allocator;
+use std::env;
+use std::ffi::c_int;
+use std::process::exit;
+
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
 use nix_build_shell::session::Interrupted;
+use nix_build_shell::{Allocator, prepare_process};
 
 /// Exit status of our own errors, out of the way of a command's; `env(1)`, `timeout(1)` and `docker run` do the same.
 const OWN_ERROR: u8 = 125;
@@ -14,19 +17,23 @@ const OWN_ERROR: u8 = 125;
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-fn main() -> ExitCode {
+/// Where the C library begins us.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> c_int {
+    // What was printed is written out by this, as after a `main` of Rust's.
+    exit(run().into())
+}
+
+fn run() -> u8 {
+    if let Err(errno) = prepare_process() {
+        return report(&anyhow::Error::new(errno).context("cannot open /dev/null in place of a standard descriptor"));
+    }
     let arguments: Vec<_> = env::args_os().collect();
-    let status = match Invocation::of_command_line(&arguments) {
+    match Invocation::of_command_line(&arguments) {
         Ok((invocation, ahead)) => invocation.run(ahead).unwrap_or_else(|error| report(&error)),
-        Err(usage) => {
-            if show_usage(&usage) {
-                OWN_ERROR
-            } else {
-                0
-            }
-        }
-    };
-    ExitCode::from(status)
+        Err(usage) if show_usage(&usage) => OWN_ERROR,
+        Err(_) => 0,
+    }
 }
 
 fn report(error: &anyhow::Error) -> u8 {

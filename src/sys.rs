@@ -187,12 +187,30 @@ struct SignalAction {
 ///
 /// [`rt_sigaction(2)`]: https://man7.org/linux/man-pages/man2/sigaction.2.html
 pub fn reset_signal(signal: u32) -> Result<()> {
-    let default = SignalAction { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
-    // SAFETY: the action is live and in the kernel's layout, and SIG_DFL calls no code of ours.
+    set_disposition(signal, SIG_DFL, 0)
+}
+
+/// Has the kernel ignore `signal`: [`rt_sigaction(2)`] with `SIG_IGN`.
+///
+/// # Errors
+/// As of [`reset_signal`].
+///
+/// [`rt_sigaction(2)`]: https://man7.org/linux/man-pages/man2/sigaction.2.html
+pub fn ignore_signal(signal: Signal) -> Result<()> {
+    set_disposition(signal.as_raw().cast_unsigned(), SIG_IGN, 0)
+}
+
+const SIG_DFL: usize = 0;
+const SIG_IGN: usize = 1;
+
+/// `handler` is one of the two that are no address.
+fn set_disposition(signal: u32, handler: usize, flags: usize) -> Result<()> {
+    let action = SignalAction { handler, flags, restorer: 0, mask: SignalSet::EMPTY };
+    // SAFETY: the action is live and in the kernel's layout, and calls no code of ours.
     unsafe {
         syscall(
             general::__NR_rt_sigaction,
-            [signal as usize, &raw const default as usize, 0, size_of::<SignalSet>(), 0, 0],
+            [signal as usize, &raw const action as usize, 0, size_of::<SignalSet>(), 0, 0],
         )
     }?;
     Ok(())
@@ -204,20 +222,11 @@ pub fn reset_signal(signal: u32) -> Result<()> {
 /// [`sigaction(2)`]: https://man7.org/linux/man-pages/man2/sigaction.2.html
 pub fn let_kernel_reap_children() -> Result<()> {
     const SA_NOCLDWAIT: usize = 2;
-    let action = SignalAction { handler: 0, flags: SA_NOCLDWAIT, restorer: 0, mask: SignalSet::EMPTY };
-    // SAFETY: the action is live and in the kernel's layout, and SIG_DFL calls no code of ours.
-    unsafe {
-        syscall(
-            general::__NR_rt_sigaction,
-            [Signal::CHILD.as_raw() as usize, &raw const action as usize, 0, size_of::<SignalSet>(), 0, 0],
-        )
-    }?;
-    Ok(())
+    set_disposition(Signal::CHILD.as_raw().cast_unsigned(), SIG_DFL, SA_NOCLDWAIT)
 }
 
 /// Whether this process ignores `signal`, as `nohup` and a shell's background jobs make their children do.
 pub fn ignores_signal(signal: Signal) -> Result<bool> {
-    const SIG_IGN: usize = 1;
     let mut action = SignalAction { handler: 0, flags: 0, restorer: 0, mask: SignalSet::EMPTY };
     // SAFETY: the action is live, writable and in the kernel's layout.
     unsafe {
