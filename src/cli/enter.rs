@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -213,10 +214,13 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
     let status = ending.map(|ending| limits.status(ending));
     tell_usage(&sandbox);
-    if status.is_err() || held.is_some() {
+    let sandbox = if status.is_err() || held.is_some() {
         // Nothing is to change any more what is saved.
         drop(sandbox);
-    }
+        None
+    } else {
+        Some(sandbox)
+    };
     if let Some(interactive) = &interactive {
         interactive.keep_history(&scratch, &caller);
     }
@@ -227,6 +231,10 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
         None => save_and_remove(patch, scratch, &means(&settings, &signals, &limits.limits())),
     }
     lost.iter().for_each(say);
+    if let Some(sandbox) = sandbox {
+        sandbox.end_with_process();
+    }
+    mem::forget((plan, build, settings));
     status
 }
 

@@ -64,6 +64,7 @@ pub(super) fn spawn_joining(plan: &Plan, descriptors: Descriptors) -> Result<Chi
 
 /// What the child works on, made by the parent: the plan, and the command's strings in the form of `execve`. They must outlive it
 /// until the child has its own copy.
+#[derive(Debug)]
 pub(super) struct Task {
     own_namespaces: Namespaces,
     steps: *const [Step],

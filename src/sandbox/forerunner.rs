@@ -44,6 +44,7 @@ pub(super) enum First {
 }
 
 /// What this process and the forerunner share.
+#[derive(Debug)]
 struct Orders {
     parent: Option<Pid>,
     namespaces: Namespaces,
@@ -66,6 +67,7 @@ struct Orders {
 }
 
 /// A forerunner at work, or one that has ended. Dropping it ends it.
+#[derive(Debug)]
 pub(super) struct Forerunner {
     process: Child,
     is_reaped: bool,
@@ -77,6 +79,7 @@ pub(super) struct Forerunner {
 }
 
 /// How the network namespace gets from the forerunner to the child.
+#[derive(Debug)]
 struct Network {
     from_forerunner: OwnedFd,
     to_child: OwnedFd,
@@ -217,6 +220,7 @@ fn wait_for(flag: &AtomicU32) {
 }
 
 /// The cores that a process may run on.
+#[derive(Debug)]
 struct Cores {
     allowed: CpuSet,
 }

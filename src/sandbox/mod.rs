@@ -18,6 +18,7 @@ mod refusal;
 pub mod seccomp;
 mod standard_descriptors;
 
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ pub struct Sandbox {
     limits: PlannedLimits,
     as_pid_1: bool,
     reaped: bool,
+    /// What has created it: it has ended, and its memory is freed when there is time for that.
+    forerunner: Option<Forerunner>,
     /// Where the plan wants one of its own; why it has none, where the kernel refused what it should grant. Goes last.
     cgroup: Option<Result<Cgroup>>,
 }
@@ -178,6 +181,7 @@ impl Groundwork {
         // From here on dropping the sandbox ends the child.
         let mut sandbox = Sandbox::of(first, channel, plan);
         sandbox.cgroup = cgroup;
+        sandbox.forerunner = Some(forerunner);
         given_up?;
         Ok((sandbox, maps))
     }
@@ -277,6 +281,7 @@ impl Sandbox {
             limits,
             as_pid_1,
             reaped: false,
+            forerunner: None,
             cgroup: None,
         }
     }
@@ -414,6 +419,13 @@ impl Sandbox {
             self.first.end();
             self.reaped = true;
         }
+    }
+
+    /// Does what dropping it does, in a process that ends soon: its memory is left to the kernel, which takes all back at once.
+    pub fn end_with_process(mut self) {
+        self.end();
+        drop(self.cgroup.take());
+        mem::forget(self);
     }
 
     /// What limits it.
