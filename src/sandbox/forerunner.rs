@@ -9,8 +9,8 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::{ptr, slice};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -49,8 +49,10 @@ struct Orders {
     parent: Option<Pid>,
     namespaces: Namespaces,
     first: First,
-    /// What it does where the namespaces come first.
-    steps: Vec<Step>,
+    /// One as soon as the next two tell what it does where the namespaces come first.
+    are_steps_there: AtomicU32,
+    steps: AtomicPtr<Step>,
+    number_of_steps: AtomicUsize,
     cores: Option<Cores>,
     channel: RawFd,
     network: RawFd,
@@ -73,6 +75,7 @@ pub(super) struct Forerunner {
     is_reaped: bool,
     // These are the forerunner's as well, until it has been reaped.
     orders: Box<Orders>,
+    steps: Vec<Step>,
     task: Option<Box<Task>>,
     _stack: Box<[MaybeUninit<u8>]>,
     network: Option<Network>,
@@ -86,11 +89,12 @@ struct Network {
 }
 
 impl Forerunner {
-    /// Starts one that makes `namespaces`, does `steps` there if they come first, and tells through `channel` what it cannot do.
+    /// Starts one that makes `namespaces` and tells through `channel` what it cannot do. If they come first it waits then for
+    /// [`do_ahead`](Self::do_ahead).
     ///
     /// # Errors
     /// Where the kernel refuses a user namespace: the likely cause and the remedy in one sentence.
-    pub(super) fn start(namespaces: Namespaces, first: First, steps: Vec<Step>, channel: &OwnedFd) -> Result<Self> {
+    pub(super) fn start(namespaces: Namespaces, first: First, channel: &OwnedFd) -> Result<Self> {
         let (from_forerunner, to_child) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .context("cannot make a socket for the sandbox's network")?;
@@ -98,7 +102,9 @@ impl Forerunner {
             parent: Some(getpid()),
             namespaces,
             first,
-            steps,
+            are_steps_there: AtomicU32::new(0),
+            steps: AtomicPtr::new(ptr::dangling_mut()),
+            number_of_steps: AtomicUsize::new(0),
             cores: Cores::here(),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
@@ -122,7 +128,7 @@ impl Forerunner {
             cores.send_to_another(process.pid);
         }
         let network = Some(Network { from_forerunner, to_child });
-        Ok(Self { process, is_reaped: false, orders, task: None, _stack: stack, network })
+        Ok(Self { process, is_reaped: false, orders, steps: Vec::new(), task: None, _stack: stack, network })
     }
 
     /// Its number: the one whose user namespace wants its id maps.
@@ -135,16 +141,25 @@ impl Forerunner {
         self.network.as_ref().map(|network| [network.to_child.as_raw_fd(), network.from_forerunner.as_raw_fd()])
     }
 
+    /// Lets it do these steps, once it has the namespaces.
+    pub(super) fn do_ahead(&mut self, steps: Vec<Step>) {
+        debug_assert!(self.steps.is_empty(), "it may be at those that it was given first");
+        self.steps = steps;
+        self.orders.steps.store(self.steps.as_mut_ptr(), Ordering::Relaxed);
+        self.orders.number_of_steps.store(self.steps.len(), Ordering::Relaxed);
+        set(&self.orders.are_steps_there);
+    }
+
     /// Whether what it does is what this plan begins with, but for the first step, to die with the parent, which every process has to do
     /// for itself.
     pub(super) fn suits(&self, plan: &Plan) -> bool {
-        plan.steps[1..].starts_with(&self.orders.steps)
+        plan.steps[1..].starts_with(&self.steps)
     }
 
     /// Lets it create the child that carries out the rest of `plan`, which it has to suit.
     pub(super) fn publish(&mut self, plan: &Plan, descriptors: Descriptors) {
         debug_assert!(self.suits(plan), "what was done ahead is not what the plan begins with");
-        let ahead = 1..1 + self.orders.steps.len();
+        let ahead = 1..1 + self.steps.len();
         let own_namespaces = match self.orders.first {
             First::Namespaces => Namespaces::none(),
             First::Sandbox => {
@@ -296,8 +311,12 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
 
 /// What the child has from this process, when it is created.
 fn do_steps(orders: &Orders) -> std::result::Result<(), Message> {
+    wait_for(&orders.are_steps_there);
+    let (steps, number) = (orders.steps.load(Ordering::Relaxed), orders.number_of_steps.load(Ordering::Relaxed));
+    // SAFETY: the parent keeps the steps until this process has been reaped, and does not write to them any more.
+    let steps = unsafe { slice::from_raw_parts(steps, number) };
     let descriptors = Descriptors { channel: orders.channel, parents_channel: -1, network: None, cgroup: None };
-    for (step, what) in (1..).zip(&orders.steps) {
+    for (step, what) in (1..).zip(steps) {
         child::apply(what, descriptors).map_err(|errno| Message::Failed(Report { step, errno }))?;
     }
     Ok(())

@@ -40,7 +40,7 @@ use self::message::{Message, receive};
 pub use self::namespaces::NamespaceHandles;
 pub use self::refusal::NoOverlay;
 use crate::caller::Caller;
-use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits, Step, steps_ahead, steps_of_every_sandbox};
+use crate::plan::{IdMaps, Namespaces, Plan, PlannedLimits, steps_ahead, steps_of_every_sandbox};
 use crate::sys;
 
 /// A sandbox whose command runs. Dropping it kills every process in it, and waits until the kernel has taken it down.
@@ -87,18 +87,19 @@ impl Groundwork {
     /// # Errors
     /// Where the kernel refuses a user namespace: one sentence, with the remedy.
     pub fn begin(namespaces: Namespaces, caller: &Caller) -> Result<Self> {
-        let mut groundwork = Self::start(namespaces, IdMaps::of(caller), First::Namespaces, steps_ahead(caller)?)?;
+        let mut groundwork = Self::start(namespaces, IdMaps::of(caller), First::Namespaces)?;
+        groundwork.forerunner.do_ahead(steps_ahead(caller)?);
         groundwork.map_ids_and_let_go_on();
         Ok(groundwork)
     }
 
-    fn start(namespaces: Namespaces, id_maps: IdMaps, first: First, steps: Vec<Step>) -> Result<Self> {
+    fn start(namespaces: Namespaces, id_maps: IdMaps, first: First) -> Result<Self> {
         standard_descriptors::check()?;
         drop_supplementary_groups()?;
         // The children of whom ignores SIGCHLD have no status, and their numbers are free for others as soon as they end.
         sys::reset_signal(Signal::CHILD.as_raw().cast_unsigned()).context("cannot reset a signal")?;
         let (channel, childs_channel) = channel()?;
-        let forerunner = Forerunner::start(namespaces, first, steps, &childs_channel)?;
+        let forerunner = Forerunner::start(namespaces, first, &childs_channel)?;
         Ok(Self { namespaces, id_maps, forerunner, channel, childs_channel, maps: Ok(()) })
     }
 
@@ -193,7 +194,7 @@ impl Groundwork {
 /// # Errors
 /// As of [`Groundwork::begin`] and [`Groundwork::build`].
 pub fn start(plan: &Plan) -> Result<Sandbox> {
-    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox, Vec::new())?;
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Sandbox)?;
     let cgroup = groundwork.publish(plan)?;
     // While the forerunner creates the first process.
     groundwork.map_ids_and_let_go_on();
@@ -207,8 +208,8 @@ pub fn start(plan: &Plan) -> Result<Sandbox> {
 /// As of [`start`], and what `note` answers.
 pub fn start_joinable<T>(plan: &Plan, note: impl FnOnce(&Sandbox) -> Result<T>) -> Result<(Sandbox, T)> {
     // So the first process is in all of them from the beginning, and waits for its ids itself, until they have been written down.
-    let steps = steps_of_every_sandbox();
-    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces, steps)?;
+    let mut groundwork = Groundwork::start(plan.namespaces, plan.id_maps, First::Namespaces)?;
+    groundwork.forerunner.do_ahead(steps_of_every_sandbox());
     groundwork.map_ids();
     let cgroup = groundwork.publish(plan)?;
     let (mut sandbox, maps) = groundwork.finish(plan, cgroup)?;
