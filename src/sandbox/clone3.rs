@@ -130,6 +130,26 @@ pub(super) unsafe fn spawn_sharing_all(
     Ok(Child { pid, pidfd })
 }
 
+/// The same from a process that shares its memory and descriptors itself: in the namespaces that it is in, and without a pidfd, which
+/// all would have. `stack` and `stack_size` are those of memory that nobody else uses.
+///
+/// # Safety
+/// As for [`spawn_sharing_all`].
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`.
+pub(super) unsafe fn spawn_helper(
+    stack: (u64, u64),
+    main: extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> Result<Pid> {
+    let (stack, stack_size) = stack;
+    let arguments =
+        clone_args { flags: u64::from(general::CLONE_VM | general::CLONE_FILES), stack, stack_size, ..no_arguments() };
+    // SAFETY: the caller answers for all.
+    unsafe { clone3(&arguments, main, argument) }
+}
+
 /// Creates a child of this process's parent in new namespaces, on a copy of this process's memory. It starts in the cgroup v2 whose
 /// directory `cgroup` is, or in ours; a new cgroup namespace has it for its root. Before it runs the kernel stores
 /// its pidfd, a descriptor of this process, and then its number, even if this process is killed at that moment.
@@ -184,8 +204,8 @@ pub(super) unsafe fn spawn_sharing_memory(
     unsafe { clone3(&arguments, main, argument) }
 }
 
-/// Start and size of a stack. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
-fn aligned(stack: &mut [MaybeUninit<u8>]) -> (u64, u64) {
+/// Start and size of a stack, as `clone3` wants them. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
+pub(super) fn aligned(stack: &mut [MaybeUninit<u8>]) -> (u64, u64) {
     let base = stack.as_mut_ptr() as usize;
     let start = (base + 15) & !15;
     let size = (stack.len() - (start - base)) & !15;

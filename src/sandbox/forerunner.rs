@@ -14,9 +14,9 @@ use std::{ptr, slice};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, getpid, getppid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, waitid};
 use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::child::{self, Descriptors, FAILED, Task};
@@ -29,6 +29,8 @@ use crate::sys::{self, SignalSet};
 
 /// Room for the forerunner's few frames, and, in its copy, for the child's.
 const STACK: usize = 256 << 10;
+/// The same for its helper's.
+const HELPERS_STACK: usize = 64 << 10;
 
 /// How often somebody who waits for a word looks whether there is anybody to tell it.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -36,8 +38,11 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// What the forerunner does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
-    /// The namespaces: the plan takes a while yet.
+    /// The namespaces: the plan takes a while yet, and the sandbox's first process has to be in all of them from its beginning.
     Namespaces,
+    /// All but the network, and what every plan begins with, while a helper makes the network: the plan takes a while yet, and when it is
+    /// there nobody is to wait for the network but the sandbox's first process, as late as it can.
+    Root,
     /// The sandbox's first process, which makes the other namespaces itself and then mounts, while the network is being made: the plan
     /// is there.
     Sandbox,
@@ -54,6 +59,9 @@ struct Orders {
     steps: AtomicPtr<Step>,
     number_of_steps: AtomicUsize,
     cores: Option<Cores>,
+    helpers_stack: (u64, u64),
+    /// The number of the helper's parent.
+    forerunner: AtomicI32,
     channel: RawFd,
     network: RawFd,
     /// One as soon as `task` holds the child's.
@@ -77,7 +85,7 @@ pub(super) struct Forerunner {
     orders: Box<Orders>,
     steps: Vec<Step>,
     task: Option<Box<Task>>,
-    _stack: Box<[MaybeUninit<u8>]>,
+    _stacks: Box<[MaybeUninit<u8>]>,
     network: Option<Network>,
 }
 
@@ -106,6 +114,8 @@ impl Forerunner {
             steps: AtomicPtr::new(ptr::dangling_mut()),
             number_of_steps: AtomicUsize::new(0),
             cores: Cores::here(),
+            helpers_stack: (0, 0),
+            forerunner: AtomicI32::new(0),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
             is_published: AtomicU32::new(0),
@@ -115,20 +125,22 @@ impl Forerunner {
             child_pidfd: AtomicI32::new(-1),
             refused_cgroup: AtomicI32::new(0),
         });
-        let mut stack = Box::new_uninit_slice(STACK);
+        let mut stacks = Box::new_uninit_slice(STACK + HELPERS_STACK);
+        let (stack, helpers_stack) = stacks.split_at_mut(STACK);
+        orders.helpers_stack = clone3::aligned(helpers_stack);
         let argument = (&raw mut *orders).cast();
         // What a terminal's key sends to all is for us to answer.
         let before = sys::set_blocked_signals(SignalSet::ALL).context("cannot block signals")?;
-        // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. Both allocations are kept until
+        // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. All allocations are kept until
         // the forerunner has been reaped; moving the boxes does not move them.
-        let spawned = unsafe { clone3::spawn_sharing_all(Namespaces::USER, &mut stack, main, argument) };
+        let spawned = unsafe { clone3::spawn_sharing_all(Namespaces::USER, stack, main, argument) };
         sys::set_blocked_signals(before).context("cannot unblock signals")?;
         let process = spawned.map_err(refusal::of_namespaces)?;
         if let Some(cores) = &orders.cores {
             cores.send_to_another(process.pid);
         }
         let network = Some(Network { from_forerunner, to_child });
-        Ok(Self { process, is_reaped: false, orders, steps: Vec::new(), task: None, _stack: stack, network })
+        Ok(Self { process, is_reaped: false, orders, steps: Vec::new(), task: None, _stacks: stacks, network })
     }
 
     /// Its number: the one whose user namespace wants its id maps.
@@ -161,7 +173,7 @@ impl Forerunner {
         debug_assert!(self.suits(plan), "what was done ahead is not what the plan begins with");
         let ahead = 1..1 + self.steps.len();
         let own_namespaces = match self.orders.first {
-            First::Namespaces => Namespaces::none(),
+            First::Namespaces | First::Root => Namespaces::none(),
             First::Sandbox => {
                 let others = self.orders.namespaces.without(Namespaces::USER);
                 others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK)
@@ -271,27 +283,59 @@ extern "C" fn main(argument: *mut c_void) -> ! {
         wait_for(&orders.are_ids_settled);
         sys::exit(0)
     };
-    // SAFETY: the parent keeps the channel open until this process has been reaped.
+    fail(orders, message)
+}
+
+fn fail(orders: &Orders, message: Message) -> ! {
+    // SAFETY: the parent keeps the channel open until the forerunner has been reaped.
     let channel = unsafe { BorrowedFd::borrow_raw(orders.channel) };
     child::tell(channel, message);
     sys::exit(FAILED)
 }
 
-fn run(orders: &Orders) -> std::result::Result<(), Message> {
-    let die_with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    die_with_parent.map_err(Message::NoForerunner)?;
-    if getppid() != orders.parent {
+/// The helper's only function; `argument` points to the [`Orders`].
+extern "C" fn help(argument: *mut c_void) -> ! {
+    // SAFETY: as in `main`: the forerunner, which the parent reaps, ends after this process.
+    let orders = unsafe { &*argument.cast::<Orders>() };
+    match die_with(Pid::from_raw(orders.forerunner.load(Ordering::Relaxed))).and_then(|()| make_network(orders)) {
+        Ok(()) => sys::exit(0),
+        Err(message) => fail(orders, message),
+    }
+}
+
+/// Has this process be killed when its parent ends, which is to be `parent`.
+fn die_with(parent: Option<Pid>) -> std::result::Result<(), Message> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Message::NoForerunner)?;
+    if getppid() != parent {
         sys::exit(FAILED);
     }
+    Ok(())
+}
+
+fn run(orders: &Orders) -> std::result::Result<(), Message> {
+    die_with(orders.parent)?;
     let others = orders.namespaces.without(Namespaces::USER);
     match orders.first {
         First::Namespaces => {
-            sys::unshare(others.without(Namespaces::OF_PROCESS)).map_err(Message::NoNamespaces)?;
+            sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
+                .map_err(Message::NoNamespaces)?;
             if others.isolate_network() {
                 make_network(orders)?;
             }
             do_steps(orders)?;
             create_child(orders, Namespaces::OF_PROCESS)
+        }
+        First::Root => {
+            let helper = if others.isolate_network() { Some(start_helper(orders)?) } else { None };
+            sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
+                .map_err(Message::NoNamespaces)?;
+            do_steps(orders)?;
+            create_child(orders, Namespaces::OF_PROCESS)?;
+            if let Some(helper) = helper {
+                // What it cannot do it tells itself; that it was killed the child sees when this process has been reaped.
+                let _ = retry_on_intr(|| waitid(WaitId::Pid(helper), WaitIdOptions::EXITED));
+            }
+            Ok(())
         }
         First::Sandbox => {
             create_child(orders, Namespaces::OF_PROCESS)?;
@@ -301,12 +345,19 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
                 {
                     cores.send_to_another(child);
                 }
-                sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
                 make_network(orders)?;
             }
             Ok(())
         }
     }
+}
+
+fn start_helper(orders: &Orders) -> std::result::Result<Pid, Message> {
+    orders.forerunner.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    // SAFETY: `help` makes system calls only, as this process does; its stack and the orders are kept until this process, which waits for
+    // its end or takes it along, has been reaped.
+    let helper = unsafe { clone3::spawn_helper(orders.helpers_stack, help, ptr::from_ref(orders).cast_mut().cast()) };
+    helper.map_err(Message::NoNamespaces)
 }
 
 /// What the child has from this process, when it is created.
@@ -322,8 +373,9 @@ fn do_steps(orders: &Orders) -> std::result::Result<(), Message> {
     Ok(())
 }
 
-/// Brings `lo` up in the new network namespace, and hands the namespace over.
+/// Makes a network namespace, brings `lo` up in it, and hands it over.
 fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
+    sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
     // The table of descriptors is the parent's too, which may have filled it far beyond the limit that this process began with. The
     // child is to have that limit.
     let limit = DescriptorLimit::raise();

@@ -87,7 +87,7 @@ impl Groundwork {
     /// # Errors
     /// Where the kernel refuses a user namespace: one sentence, with the remedy.
     pub fn begin(namespaces: Namespaces, caller: &Caller) -> Result<Self> {
-        let mut groundwork = Self::start(namespaces, IdMaps::of(caller), First::Namespaces)?;
+        let mut groundwork = Self::start(namespaces, IdMaps::of(caller), First::Root)?;
         groundwork.forerunner.do_ahead(steps_ahead(caller)?);
         groundwork.map_ids_and_let_go_on();
         Ok(groundwork)
