@@ -1,9 +1,8 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: see `--help`, or the README.
 
-#![no_main]
+#![cfg_attr(target_env = "gnu", no_main)]
 
 use std::env;
-use std::ffi::c_int;
 use std::process::exit;
 
 use nix_build_shell::cli::{Invocation, say_error, show_usage};
@@ -17,16 +16,22 @@ const OWN_ERROR: u8 = 125;
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-/// Where the C library begins us.
+/// Where the C library begins us. Of others than GNU's the standard library does not learn the arguments unless it is there first.
+#[cfg(target_env = "gnu")]
 #[unsafe(no_mangle)]
-extern "C" fn main() -> c_int {
+extern "C" fn main() -> std::ffi::c_int {
     // What was printed is written out by this, as after a `main` of Rust's.
+    exit(run().into())
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn main() {
     exit(run().into())
 }
 
 fn run() -> u8 {
     if let Err(errno) = prepare_process() {
-        return report(&anyhow::Error::new(errno).context("cannot open /dev/null in place of a standard descriptor"));
+        return report(&anyhow::Error::new(errno).context("cannot prepare standard input, output and error"));
     }
     let arguments: Vec<_> = env::args_os().collect();
     match Invocation::of_command_line(&arguments) {

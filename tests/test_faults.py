@@ -123,7 +123,7 @@ def test_a_call_that_fails_leaves_the_terminal_as_it_was(user, faults):
     assert status == 0 and "/dev/pts/0" in seen and is_restored
     assert set(PROCESSES.values()) >= {call.process for call in read_calls(trace) if call.name in ("pivot_root", "setpgid")}
     # Until the end, since the relay begins when the command runs.
-    calls = [call for call in read_calls(trace) if call.name in OF_TERMINAL and call.process < 4]
+    calls = [call for call in read_calls(trace) if call.name in OF_TERMINAL and call.process in PROCESSES.values()]
     every = list(faults.faults(calls))
     assert {"ioctl", "setsid", "signalfd4"} <= {call.name for call in calls}
 
@@ -131,7 +131,7 @@ def test_a_call_that_fails_leaves_the_terminal_as_it_was(user, faults):
         call, error = fault
         status, seen, is_restored = on_terminal(user, *faults.failing(call, getattr(errno, error)), *line)
         # The build's own shell may need the call as well.
-        of_shell = call.process == 3 and seen.count("nix-build-shell: ") == 0 and "bash: " in seen
+        of_shell = call.process == PROCESSES["command"] and seen.count("nix-build-shell: ") == 0 and "bash: " in seen
         is_clear = status == 125 and seen.rstrip().count("nix-build-shell: ") == 1 and len(seen) > 40
         # A command that runs without a terminal, or with one whose size is another, runs: its status is its own.
         runs = status in (0, 1) and ("tty" in seen or "/dev/pts" in seen)
@@ -148,7 +148,7 @@ def test_a_call_that_fails_leaves_the_terminal_as_it_was(user, faults):
 
 KILLS = int(os.environ.get("NIX_BUILD_SHELL_KILLS", "500"))
 """How many moments are tried."""
-PROCESSES = {"program": 0, "forerunner": 1, "init": 2, "command": 3}
+PROCESSES = {"program": 0, "forerunner": 1, "helper": 2, "init": 3, "command": 4}
 
 
 def test_whoever_is_killed_at_any_moment_nothing_is_left(user, faults, session):

@@ -92,6 +92,29 @@ def test_a_path_may_come_by_way_of_a_link(caller, data):
     assert caller.inside("cat /deep", options=["--bind", f"/deep={data}/a-link/deep"]) == "deep\n"
 
 
+@pytest.mark.parametrize("goes", ["by a link", "by two dots"])
+def test_a_path_may_come_by_way_of_the_root(caller, data, goes):
+    """There the new root is mounted meanwhile, and has an etc and a tmp itself."""
+    way = data / "up"
+    way.symlink_to(os.path.relpath("/", data) + str(data / "below"))
+    if goes == "by two dots":
+        way = f"/etc/..{data}/below"
+    options = ["--bind", f"/deep={way}/deep", "--bind-rw", f"/directory={way}/."]
+    assert caller.inside("cat /deep /directory/deep", options=options) == "deep\ndeep\n"
+
+
+@pytest.mark.parametrize("caller", ["root"], indirect=True)
+def test_a_file_for_the_network_may_be_a_link_by_way_of_the_root(caller, data):
+    """As systemd-resolved has it."""
+    script = """
+        mount -t tmpfs none "$1"; cp -a /etc/. "$1"; ln -sf "..$2" "$1/resolv.conf"
+        mount --bind "$1" /etc; shift 2; exec "$@"
+    """
+    command = caller.command_line("cat", "/etc/resolv.conf", options=["--network"])
+    result = caller.run("unshare", "--mount", "bash", "-euc", script, "bash", str(data / "below"), str(data / "file"), *command)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "of the host\n", "")
+
+
 @pytest.mark.parametrize("caller", ["root"], indirect=True)
 def test_a_mount_below_a_path_comes_along(caller, data):
     """Read-only as well."""

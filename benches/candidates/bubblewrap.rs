@@ -2,32 +2,57 @@
 //!
 //! It is the weaker one: the kept directory itself is bound, not a copy; the domain name, the personality, the keyring, the limit
 //! of core files and the protection of root's `/proc` are left out, since bubblewrap does not have them. Nor does it wait until
-//! the kernel has taken the sandbox down.
+//! the kernel has taken the sandbox down. The filter of system calls is our own.
 
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
-use nix_build_shell::plan;
+use anyhow::{Context, Result};
+use nix_build_shell::plan::{self, Step};
 
 use crate::fixture::Fixture;
 
-/// The call of `bwrap` that runs the no-op on the kept directory.
-pub fn command(bwrap: &Path, fixture: &Fixture) -> Result<Command> {
-    command_of(bwrap, fixture, &fixture.kept, &fixture.noop, &fixture.plan.command)
+/// A call of `bwrap`.
+pub struct Call {
+    command: Command,
+    filter: PathBuf,
 }
 
-/// The same for any kept directory, with the build's `shell` and `wanted`, the command that our own plan has.
-pub fn command_of(
-    bwrap: &Path,
-    fixture: &Fixture,
-    kept: &Path,
-    shell: &Path,
-    wanted: &plan::Command,
-) -> Result<Command> {
+impl Call {
+    /// The one that runs the no-op on the kept directory.
+    pub fn of_noop(bwrap: &Path, fixture: &Fixture) -> Result<Self> {
+        Self::of(bwrap, fixture, &fixture.kept, &fixture.noop, &fixture.plan.command)
+    }
+
+    /// The same for any kept directory, with the build's `shell` and `wanted`, the command that our own plan has.
+    pub fn of(bwrap: &Path, fixture: &Fixture, kept: &Path, shell: &Path, wanted: &plan::Command) -> Result<Self> {
+        Ok(Self { command: command_of(bwrap, fixture, kept, shell, wanted)?, filter: filter_of(fixture)? })
+    }
+
+    /// The call as it can be done once. It reads the filter from its standard input, which the no-op has no use for.
+    pub fn command(&mut self) -> Result<&mut Command> {
+        Ok(self.command.stdin(File::open(&self.filter)?))
+    }
+}
+
+/// A file that holds the filter of our plan.
+fn filter_of(fixture: &Fixture) -> Result<PathBuf> {
+    let filter = fixture.plan.steps.iter().find_map(|step| match step {
+        Step::FilterSystemCalls(filter) => Some(filter.to_bytes()),
+        _ => None,
+    });
+    let path = fixture.directory().join("filter");
+    fs::write(&path, filter.context("our plan has no filter")?).context("cannot write the filter for bubblewrap")?;
+    Ok(path)
+}
+
+fn command_of(bwrap: &Path, fixture: &Fixture, kept: &Path, shell: &Path, wanted: &plan::Command) -> Result<Command> {
     let mut command = Command::new(bwrap);
-    command.args(["--unshare-all", "--die-with-parent", "--uid", "1000", "--gid", "100", "--hostname", "localhost"]);
+    command.args(["--unshare-all", "--die-with-parent", "--new-session", "--uid", "1000", "--gid", "100"]);
+    command.args(["--hostname", "localhost"]);
     command.arg("--clearenv");
     for variable in &wanted.environment {
         let variable = variable.to_str()?;
@@ -52,9 +77,7 @@ pub fn command_of(
         "--proc",
         "/proc",
     ]);
-    command.args(["--perms", "1777", "--dir", "/tmp", "--chdir", "/build", "--"]);
-    for argument in &wanted.arguments {
-        command.arg(std::ffi::OsStr::from_bytes(argument.to_bytes()));
-    }
+    command.args(["--perms", "1777", "--dir", "/tmp", "--chdir", "/build", "--seccomp", "0", "--"]);
+    command.args(wanted.arguments.iter().map(|argument| OsStr::from_bytes(argument.to_bytes())));
     Ok(command)
 }

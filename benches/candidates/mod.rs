@@ -71,16 +71,15 @@ pub fn all(fixture: &Fixture) -> Result<Vec<Candidate<'_>>> {
         candidates.push(Candidate::new(name, program(exact_store(fixture, &build.kept))));
     }
     if let Some(executable) = find_in_path("bwrap") {
-        let command = bubblewrap::command(&executable, fixture)?;
-        candidates.push(Candidate::new(BUBBLEWRAP, program(command)));
+        candidates.push(Candidate::new(BUBBLEWRAP, in_bubblewrap(bubblewrap::Call::of_noop(&executable, fixture)?)));
     }
     if let Some(build) = &fixture.real_build {
         let mut command = whole_command(fixture);
         command.arg(&build.kept).arg("true");
         candidates.push(Candidate::new(BASH, program(command)));
         if let Some(executable) = find_in_path("bwrap") {
-            let command = bubblewrap::command_of(&executable, fixture, &build.kept, &build.shell, &build.command)?;
-            candidates.push(Candidate::new(BASH_IN_BUBBLEWRAP, program(command)));
+            let call = bubblewrap::Call::of(&executable, fixture, &build.kept, &build.shell, &build.command)?;
+            candidates.push(Candidate::new(BASH_IN_BUBBLEWRAP, in_bubblewrap(call)));
         }
         let nix_shell = Candidate::new(NIX_SHELL, program(nix_shell(&build.derivation)));
         candidates.push(Candidate { one_round_of: 25, ..nix_shell });
@@ -144,11 +143,17 @@ pub fn whole_command(fixture: &Fixture) -> Command {
 
 /// A program as a process of its own, with its arguments and environment prepared.
 fn program(mut command: Command) -> impl FnMut() -> Result<()> {
-    move || {
-        let status = command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        ensure!(status.success(), "{} ended with {status}", command.get_program().display());
-        Ok(())
-    }
+    move || run(&mut command)
+}
+
+fn in_bubblewrap(mut call: bubblewrap::Call) -> impl FnMut() -> Result<()> {
+    move || run(call.command()?)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(status.success(), "{} ended with {status}", command.get_program().display());
+    Ok(())
 }
 
 /// The program `name` in `PATH`.

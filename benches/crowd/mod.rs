@@ -27,22 +27,37 @@ pub fn table(fixture: &Fixture) -> Result<String> {
     table += "| --------: | ------- | --------------: | -----: | --------------: |\n";
     let before = entries(fixture.directory())?;
     for crowd in CROWDS {
-        let ours = || whole_store(fixture, &fixture.kept);
+        let ours = || {
+            let mut command = whole_store(fixture, &fixture.kept);
+            Box::new(move || run(&mut command)) as Call
+        };
         add_row(&mut table, "nix-build-shell", crowd, &ours)?;
         let left: Vec<_> = entries(fixture.directory())?.into_iter().filter(|name| !before.contains(name)).collect();
         ensure!(left.is_empty(), "{crowd} starts at a time have left {left:?}");
         if let Some(bwrap) = find_in_path("bwrap") {
-            bubblewrap::command(&bwrap, fixture)?;
-            let theirs = || bubblewrap::command(&bwrap, fixture).expect("as before");
+            let theirs = || {
+                let theirs = bubblewrap::Call::of_noop(&bwrap, fixture);
+                let mut theirs = theirs.expect("a call that has been made before can be made again");
+                Box::new(move || run(theirs.command()?)) as Call
+            };
             add_row(&mut table, "bubblewrap", crowd, &theirs)?;
         }
     }
     Ok(table)
 }
 
-fn add_row(table: &mut String, name: &str, crowd: usize, command: &(dyn Fn() -> Command + Sync)) -> Result<()> {
+/// One start, again and again.
+type Call = Box<dyn FnMut() -> Result<()>>;
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn add_row(table: &mut String, name: &str, crowd: usize, calls: &(dyn Fn() -> Call + Sync)) -> Result<()> {
     let begin = Instant::now();
-    let mut times = start_all(crowd, command).with_context(|| format!("{crowd} at a time of {name}"))?;
+    let mut times = start_all(crowd, calls).with_context(|| format!("{crowd} at a time of {name}"))?;
     let a_second = times.len() as f64 / begin.elapsed().as_secs_f64();
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
@@ -52,18 +67,17 @@ fn add_row(table: &mut String, name: &str, crowd: usize, command: &(dyn Fn() -> 
 }
 
 /// So many threads, each of which starts one after the other until all have been started.
-fn start_all(crowd: usize, command: &(dyn Fn() -> Command + Sync)) -> Result<Vec<Duration>> {
+fn start_all(crowd: usize, calls: &(dyn Fn() -> Call + Sync)) -> Result<Vec<Duration>> {
     let started = AtomicUsize::new(0);
     let work = || {
         let mut times = Vec::new();
-        let mut command = command();
+        let mut call = calls();
         while started.fetch_add(1, Ordering::Relaxed) < STARTS / CROWDS.len() {
             let begin = Instant::now();
-            let output = command.output()?;
+            call()?;
             times.push(begin.elapsed());
-            ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
-        Ok(times)
+        anyhow::Ok(times)
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..crowd).map(|_| scope.spawn(work)).collect();

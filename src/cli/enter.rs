@@ -209,7 +209,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
             }
         }
     };
-    let outside = Outside::of(&mut sandbox, &plan, &scratch);
+    let outside = Outside::of(&mut sandbox, &plan);
     let limits = &options.sandbox.limits;
     let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
     let status = ending.map(|ending| limits.status(ending));

@@ -364,7 +364,7 @@ impl Run<'_> {
             }
             None => sandbox::start(plan)?,
         };
-        let outside = Outside::of(&mut sandbox, plan, scratch);
+        let outside = Outside::of(&mut sandbox, plan);
         let limits = &self.options.sandbox.limits;
         let ending = session::wait(&mut sandbox, self.signals, terminal, limits.time())?;
         tell_usage(&sandbox);

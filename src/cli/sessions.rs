@@ -153,7 +153,7 @@ impl Enter {
         signals.check_interrupt()?;
         let (mut sandbox, held) =
             sandbox::start_joinable(&plan, |sandbox| idle.begin(caller, &build, sandbox, &settings, shell))?;
-        let outside = Outside::of(&mut sandbox, &plan, &idle.scratch);
+        let outside = Outside::of(&mut sandbox, &plan);
         let ending = session::wait(&mut sandbox, signals, terminal, self.limits.time());
         let status = ending.map(|ending| self.limits.status(ending));
         tell_usage(&sandbox);

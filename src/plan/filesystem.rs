@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, statat};
 
 use super::entry::{Entry, SESSION_DIRECTORY, SESSION_SCRIPT, SESSION_STATE, session_script};
 use super::root::{Place, Root, below_root, parents};
+use super::step::NEW_ROOT;
 use super::{
     Access, BUILD, BuildMount, HostDirectories, KeptMount, OVERLAY_LOWER, OVERLAY_WORK, SESSION, Step, c_string,
     etc_files, host_paths, store_view,
@@ -134,7 +135,8 @@ pub(super) fn add_steps(
     add_devices(&mut root, build, settings, caller)?;
     if build.has_network {
         for name in etc_files::of_host() {
-            root.bind_file(&Path::new("/etc").join(name), &Path::new("etc").join(name), Access::ReadOnly)?;
+            let source = host_paths::without_links(&Path::new("/etc").join(name))?;
+            root.bind_file(&source, &Path::new("etc").join(name), Access::ReadOnly)?;
         }
     }
     for closed in [build_directory, Path::new("proc"), Path::new("dev/pts")] {
@@ -154,19 +156,24 @@ pub(super) fn add_steps(
 
 fn mount_build(root: &mut Root<'_>, directories: &HostDirectories, target: &Path) -> Result<()> {
     let scratch = directories.scratch.as_path();
-    match &directories.build {
-        BuildMount::Copy => root.bind(&scratch.join(BUILD), target, Access::ReadWrite),
-        BuildMount::InPlace(KeptMount::Path(path)) => root.bind(path, target, Access::ReadWrite),
-        BuildMount::InPlace(KeptMount::IdMapped(descriptor)) => root.attach(*descriptor, target),
-        BuildMount::Overlay { lower: KeptMount::Path(path) } => {
-            root.mount_bytes("overlay", target, overlay_options(scratch, path)?)
+    let lower = match &directories.build {
+        BuildMount::Copy => return root.bind(&scratch.join(BUILD), target, Access::ReadWrite),
+        BuildMount::InPlace(KeptMount::Path(path)) => return root.bind(path, target, Access::ReadWrite),
+        BuildMount::InPlace(KeptMount::IdMapped(descriptor)) => return root.attach(*descriptor, target),
+        BuildMount::Overlay { lower } => lower,
+    };
+    // The options have little room, so what can be is called from there.
+    root.push(Step::ChangeDirectory(c_string(scratch.as_os_str())?));
+    let options = match lower {
+        KeptMount::Path(path) => overlay_options(path)?,
+        KeptMount::IdMapped(descriptor) => {
+            root.attach(*descriptor, &Path::new(".").join(OVERLAY_LOWER))?;
+            overlay_options(Path::new(OVERLAY_LOWER))?
         }
-        BuildMount::Overlay { lower: KeptMount::IdMapped(descriptor) } => {
-            let lower = scratch.join(OVERLAY_LOWER);
-            root.push(Step::AttachMount { descriptor: *descriptor, target: c_string(lower.as_os_str())? });
-            root.mount_bytes("overlay", target, overlay_options(scratch, &lower)?)
-        }
-    }
+    };
+    root.mount_bytes("overlay", &Path::new(NEW_ROOT).join(target), options)?;
+    root.push(Step::ChangeDirectory(CString::new(NEW_ROOT)?));
+    Ok(())
 }
 
 /// The options of an overlay, as [`overlayfs`] explains them: `userxattr` is for who is not the host's root, `index=off` lets the same
@@ -174,19 +181,15 @@ fn mount_build(root: &mut Root<'_>, directories: &HostDirectories, target: &Path
 /// cannot be renamed: the kernel allows `redirect_dir` to the host's root only.
 ///
 /// [`overlayfs`]: https://docs.kernel.org/filesystems/overlayfs.html
-fn overlay_options(scratch: &Path, lower: &Path) -> Result<CString> {
-    let mut options = b"userxattr,index=off,volatile".to_vec();
-    let directories =
-        [("upperdir", &*scratch.join(BUILD)), ("workdir", &*scratch.join(OVERLAY_WORK)), ("lowerdir", lower)];
-    for (name, directory) in directories {
-        options.extend_from_slice(format!(",{name}=").as_bytes());
-        for byte in directory.as_os_str().as_bytes() {
-            // Between options stand commas, and between lower layers colons.
-            if matches!(byte, b'\\' | b',' | b':') {
-                options.push(b'\\');
-            }
-            options.push(*byte);
+fn overlay_options(lower: &Path) -> Result<CString> {
+    let mut options = b"userxattr,index=off,volatile,upperdir=".to_vec();
+    options.extend_from_slice(format!("{BUILD},workdir={OVERLAY_WORK},lowerdir=").as_bytes());
+    for byte in lower.as_os_str().as_bytes() {
+        // Between options stand commas, and between lower layers colons.
+        if matches!(byte, b'\\' | b',' | b':') {
+            options.push(b'\\');
         }
+        options.push(*byte);
     }
     Ok(CString::new(options)?)
 }

@@ -3,7 +3,7 @@
 //! Nothing is ever made on the host: a place to mount on is made in a directory of ours, or has to be there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,9 +26,15 @@ pub(super) fn add_steps(root: &mut Root<'_>, build: &FailedBuild, caller: &Calle
     let shell = Path::new(SHELL);
     // Whoever shows his own /bin has in it what he wants.
     if root.at(shell).is_none() && root.at(Path::new("bin")) == Some(&Place::Directory) {
-        root.bind_file(&build.shell.file, shell, Access::ReadOnly)?;
+        root.bind_file(&without_links(&build.shell.file)?, shell, Access::ReadOnly)?;
     }
     Ok(())
+}
+
+/// The path as it has to be bound. The new root is mounted on the host's, so the child would come into it by a link, or a path, that goes up
+/// to the root: `../run/systemd/resolve/stub-resolv.conf` from `/etc`.
+pub(super) fn without_links(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("cannot look at {}", path.display()))
 }
 
 /// Shows one as Nix does: a file, or a directory with what is mounted below it; a link as the same link.
@@ -69,11 +75,11 @@ fn show(root: &mut Root<'_>, wanted: &HostPath, build: &FailedBuild, caller: &Ca
         Some(Place::Closed) => bail!("it is what makes the sandbox"),
     }
     if is_directory {
-        root.bind_recursively(&source, target, access)?;
+        root.bind_recursively(&without_links(&source)?, target, access)?;
         root.note(target, Place::OfHost(source));
         return Ok(());
     }
-    root.bind(&source, target, access)
+    root.bind(&without_links(&source)?, target, access)
 }
 
 /// Makes the directories above `target`, and tells what is there: below a directory of the host, [`Place::OfHost`] of what that has.

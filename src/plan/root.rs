@@ -43,8 +43,8 @@ impl<'a> Root<'a> {
         self.steps.push(step);
     }
 
-    /// Mounts the root itself, on the host's, and goes into it. There it is in nobody's way: until it takes the old one's place, what has a
-    /// name on the host goes on to have it.
+    /// Mounts the root itself, on the host's, and goes into it. There it is in nobody's way: until it takes the old one's place, what has an
+    /// absolute name on the host, in which nothing goes up to the root, goes on to have it.
     pub fn mount_itself(&mut self, kind: &str, options: &str) -> Result<()> {
         self.push(Step::Mount { kind: CString::new(kind)?, target: c"/".into(), options: CString::new(options)? });
         self.push(Step::ChangeDirectory(CString::new(NEW_ROOT)?));

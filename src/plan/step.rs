@@ -11,8 +11,8 @@ use crate::limits::{counted, size};
 use crate::sandbox::seccomp::SystemCallFilter;
 use crate::sys::{PER_LINUX32, UNAME26};
 
-/// How a process calls what is mounted on its own root directory: upwards from there leads to it again, and then into what is mounted on
-/// it, as [`path_resolution(7)`] has it for every mount point, while every other absolute path begins below.
+/// How a process calls what is mounted on its own root directory. An absolute path begins below that; who goes up to the root, from itself
+/// or by `..` in a path or a link, comes into it, as at every mount point: see [`path_resolution(7)`].
 ///
 /// [`path_resolution(7)`]: https://man7.org/linux/man-pages/man7/path_resolution.7.html
 pub(super) const NEW_ROOT: &str = "/..";
@@ -40,7 +40,8 @@ pub struct CommandTerminal {
 /// One thing that the child does between `clone3` and the command.
 ///
 /// Paths without a leading slash are below the new root, which is mounted on the host's and is the working directory until
-/// [`Step::PivotRoot`]; with a leading slash they are the host's until then.
+/// [`Step::PivotRoot`]; with a leading slash they are the host's until then. Where another directory of the host is the working directory
+/// for a moment, what is in there has a dot and a slash in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Be killed when the parent dies: `PR_SET_PDEATHSIG`. Ends at once where the parent is dead already.
@@ -278,8 +279,11 @@ fn inside(path: &CStr) -> String {
     let path = words(path);
     match path.as_ref() {
         "." => "this directory".into(),
-        NEW_ROOT => "sandbox:/".into(),
-        path if path.starts_with('/') => path.into(),
-        path => format!("sandbox:/{path}"),
+        path => match path.strip_prefix(NEW_ROOT) {
+            Some("") => "sandbox:/".into(),
+            Some(below) if below.starts_with('/') => format!("sandbox:{below}"),
+            _ if path.starts_with('/') || path.starts_with("./") => path.into(),
+            _ => format!("sandbox:/{path}"),
+        },
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
+use super::host_paths::without_links;
 use super::root::{Place, Root, below_root};
 use super::{Access, HostDirectories, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
@@ -35,25 +36,25 @@ pub(super) fn add_steps(
     }
     // What is bound from a read-only mount is read-only, for one system call instead of one for each store path, and whoever comes
     // to the store on another way finds it read-only as well. This mount goes with the old root.
-    let physical = c_string(store.physical_directory().as_os_str())?;
-    root.push(Step::Bind { source: physical.clone(), target: physical, recursive: true, access: Access::ReadOnly });
+    let physical = without_links(store.physical_directory())?;
+    let itself = c_string(physical.as_os_str())?;
+    root.push(Step::Bind { source: itself.clone(), target: itself, recursive: true, access: Access::ReadOnly });
     let directory = below_root(store.directory());
-    let physical = store.physical_directory();
     match view {
         StoreView::Whole => {
             root.directory(directory, 0o755)?;
-            root.bind_recursively(physical, directory, Access::ReadOnly)?;
-            root.note(directory, Place::OfHost(physical.to_owned()));
+            root.bind_recursively(&physical, directory, Access::ReadOnly)?;
+            root.note(directory, Place::OfHost(store.physical_directory().to_owned()));
         }
         StoreView::Closure { inputs, partial_outputs: _ } => {
-            let handle = open_directory(physical)?;
+            let handle = open_directory(&physical)?;
             for name in inputs {
                 let below = OsStr::from_bytes(name.to_bytes());
                 let source = physical.join(below);
                 let target = directory.join(below);
                 show(root, &handle, name, &source, &target)?;
                 if root.at(&target) != Some(&Place::Link) {
-                    root.note(&target, Place::OfHost(source));
+                    root.note(&target, Place::OfHost(store.physical_directory().join(below)));
                 }
             }
         }

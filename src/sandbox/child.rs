@@ -88,7 +88,7 @@ pub(super) struct Descriptors {
     pub channel: RawFd,
     /// The parent's own end.
     pub parents_channel: RawFd,
-    /// Through the first the network namespace comes; the second is the forerunner's end.
+    /// Through the first the network namespace comes; the second is the end of who makes it.
     pub network: Option<[RawFd; 2]>,
     /// The directory of the cgroup to start in.
     pub cgroup: Option<RawFd>,
@@ -145,7 +145,7 @@ extern "C" fn main(argument: *mut c_void) -> ! {
     // parent is gone.
     unsafe { rustix::io::close(task.descriptors.parents_channel) };
     if let Some([_, from_forerunner]) = task.descriptors.network {
-        // SAFETY: the same, for the forerunner's.
+        // SAFETY: the same, for the end of who makes the network.
         unsafe { rustix::io::close(from_forerunner) };
     }
     run(task)
@@ -304,7 +304,7 @@ fn await_parent(parent: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// The forerunner hands the namespace over. What it cannot do it tells the parent itself; without a word it was killed.
+/// The forerunner, or its helper, hands the namespace over. What it cannot do it tells the parent itself; without a word it was killed.
 fn join_network(descriptors: Descriptors) -> Result<()> {
     let Some([from_forerunner, _]) = descriptors.network else {
         return Err(Errno::BADF);

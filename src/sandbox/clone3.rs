@@ -130,24 +130,35 @@ pub(super) unsafe fn spawn_sharing_all(
     Ok(Child { pid, pidfd })
 }
 
-/// The same from a process that shares its memory and descriptors itself: in the namespaces that it is in, and without a pidfd, which
-/// all would have. `stack` and `stack_size` are those of memory that nobody else uses.
+/// The same from a process that was created so, in the namespaces that it is in: a child of its parent's, whose pidfd and then number the
+/// kernel stores, even if the calling process is killed at that moment. `stack` is the start and size of memory that nobody else uses.
 ///
 /// # Safety
 /// As for [`spawn_sharing_all`].
 ///
 /// # Errors
-/// `EAGAIN` at the limit of processes, `ENOMEM`.
+/// `EAGAIN` at the limit of processes, `ENOMEM`, `EMFILE`.
 pub(super) unsafe fn spawn_helper(
-    stack: (u64, u64),
+    (stack, stack_size): (u64, u64),
+    pidfd: &AtomicI32,
+    number: &AtomicI32,
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
-) -> Result<Pid> {
-    let (stack, stack_size) = stack;
-    let arguments =
-        clone_args { flags: u64::from(general::CLONE_VM | general::CLONE_FILES), stack, stack_size, ..no_arguments() };
+) -> Result<()> {
+    let shared = general::CLONE_VM | general::CLONE_FILES;
+    let siblings = general::CLONE_PARENT | general::CLONE_PIDFD | general::CLONE_PARENT_SETTID;
+    let arguments = clone_args {
+        flags: u64::from(shared | siblings),
+        pidfd: pidfd.as_ptr() as u64,
+        parent_tid: number.as_ptr() as u64,
+        stack,
+        stack_size,
+        // It is that of this process, and may not be given again.
+        exit_signal: 0,
+        ..no_arguments()
+    };
     // SAFETY: the caller answers for all.
-    unsafe { clone3(&arguments, main, argument) }
+    unsafe { clone3(&arguments, main, argument) }.map(|_| ())
 }
 
 /// Creates a child of this process's parent in new namespaces, on a copy of this process's memory. It starts in the cgroup v2 whose

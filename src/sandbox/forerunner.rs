@@ -1,8 +1,8 @@
 //! Makes the namespaces while this process still finds out what the sandbox is to look like.
 //!
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
-//! forerunner, begins with it as soon as a sandbox is wanted, on another core. It shares this process's memory and descriptors, so it
-//! finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
+//! forerunner, begins as soon as a sandbox is wanted, on another core, with the other namespaces, and a helper of its own with that one.
+//! Both share this process's memory and descriptors, so the forerunner finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
 //! mounts. What every sandbox begins with it does itself meanwhile, all of the root that does not depend on the plan included. Like the
 //! child it makes system calls and nothing else.
 
@@ -14,9 +14,9 @@ use std::{ptr, slice};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, waitid};
+use rustix::process::{Pid, Signal, getpid, getppid};
 use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::child::{self, Descriptors, FAILED, Task};
@@ -38,7 +38,7 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// What the forerunner does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
-    /// The namespaces: the plan takes a while yet, and the sandbox's first process has to be in all of them from its beginning.
+    /// The namespaces: the sandbox's first process has to be in all of them from its beginning.
     Namespaces,
     /// All but the network, and what every plan begins with, while a helper makes the network: the plan takes a while yet, and when it is
     /// there nobody is to wait for the network but the sandbox's first process, as late as it can.
@@ -60,8 +60,9 @@ struct Orders {
     number_of_steps: AtomicUsize,
     cores: Option<Cores>,
     helpers_stack: (u64, u64),
-    /// The number of the helper's parent.
-    forerunner: AtomicI32,
+    /// The helper's number and pidfd, from the kernel: the number last.
+    helper: AtomicI32,
+    helper_pidfd: AtomicI32,
     channel: RawFd,
     network: RawFd,
     /// One as soon as `task` holds the child's.
@@ -115,7 +116,8 @@ impl Forerunner {
             number_of_steps: AtomicUsize::new(0),
             cores: Cores::here(),
             helpers_stack: (0, 0),
-            forerunner: AtomicI32::new(0),
+            helper: AtomicI32::new(0),
+            helper_pidfd: AtomicI32::new(-1),
             channel: channel.as_raw_fd(),
             network: from_forerunner.as_raw_fd(),
             is_published: AtomicU32::new(0),
@@ -134,13 +136,16 @@ impl Forerunner {
         // SAFETY: `main` makes system calls only, on atomics and on what is not written any more. All allocations are kept until
         // the forerunner has been reaped; moving the boxes does not move them.
         let spawned = unsafe { clone3::spawn_sharing_all(Namespaces::USER, stack, main, argument) };
-        sys::set_blocked_signals(before).context("cannot unblock signals")?;
+        let unblocked = sys::set_blocked_signals(before);
         let process = spawned.map_err(refusal::of_namespaces)?;
         if let Some(cores) = &orders.cores {
             cores.send_to_another(process.pid);
         }
         let network = Some(Network { from_forerunner, to_child });
-        Ok(Self { process, is_reaped: false, orders, steps: Vec::new(), task: None, _stacks: stacks, network })
+        // From here on it ends with this value.
+        let begun = Self { process, is_reaped: false, orders, steps: Vec::new(), task: None, _stacks: stacks, network };
+        unblocked.context("cannot unblock signals")?;
+        Ok(begun)
     }
 
     /// Its number: the one whose user namespace wants its id maps.
@@ -148,7 +153,7 @@ impl Forerunner {
         self.process.pid
     }
 
-    /// The descriptor through which the child gets its network namespace; and the one from which it comes.
+    /// The descriptor through which the child gets its network namespace; and the one through which that is sent.
     pub(super) fn network(&self) -> Option<[RawFd; 2]> {
         self.network.as_ref().map(|network| [network.to_child.as_raw_fd(), network.from_forerunner.as_raw_fd()])
     }
@@ -165,7 +170,7 @@ impl Forerunner {
     /// Whether what it does is what this plan begins with, but for the first step, to die with the parent, which every process has to do
     /// for itself.
     pub(super) fn suits(&self, plan: &Plan) -> bool {
-        plan.steps[1..].starts_with(&self.steps)
+        plan.steps.get(1..).is_some_and(|steps| steps.starts_with(&self.steps))
     }
 
     /// Lets it create the child that carries out the rest of `plan`, which it has to suit.
@@ -199,19 +204,24 @@ impl Forerunner {
         while !is_ready(channel, &LOOK_EVERY) && !is_ready(&self.process.pidfd, &Timespec::default()) {}
     }
 
-    /// Waits for its end, and returns the child if it has created one.
+    /// Waits for its end, and that of its helper, and returns the child if it has created one.
     pub(super) fn reap(&mut self) -> Option<Child> {
         if !self.is_reaped {
             // An error would say that it has been reaped.
             let _ = self.process.wait();
             self.is_reaped = true;
         }
+        let child = created(&self.orders.child, &self.orders.child_pidfd);
+        if let Some(helper) = created(&self.orders.helper, &self.orders.helper_pidfd) {
+            match child {
+                Some(_) => drop(helper.wait()),
+                // Nobody has a use for the network.
+                None => helper.end(),
+            }
+        }
         // A child that waits for a network that nobody makes any more comes to the end of the socket.
         self.network = None;
-        let pid = Pid::from_raw(self.orders.child.swap(0, Ordering::Relaxed))?;
-        let pidfd = self.orders.child_pidfd.swap(-1, Ordering::Relaxed);
-        // SAFETY: the kernel made this descriptor in the table that we share, and both numbers are handed out once.
-        Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+        child
     }
 
     /// Why the child could not start in the cgroup that it was to start in, and started in ours.
@@ -231,6 +241,14 @@ impl Drop for Forerunner {
             child.end();
         }
     }
+}
+
+/// The process whose number and pidfd the kernel has stored, for the first who asks.
+fn created(number: &AtomicI32, pidfd: &AtomicI32) -> Option<Child> {
+    let pid = Pid::from_raw(number.swap(0, Ordering::Relaxed))?;
+    // SAFETY: the kernel made this descriptor in the table that we share, and both numbers are handed out once.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd.swap(-1, Ordering::Relaxed)) };
+    Some(Child { pid, pidfd })
 }
 
 /// Tells the other process that something is so.
@@ -295,9 +313,9 @@ fn fail(orders: &Orders, message: Message) -> ! {
 
 /// The helper's only function; `argument` points to the [`Orders`].
 extern "C" fn help(argument: *mut c_void) -> ! {
-    // SAFETY: as in `main`: the forerunner, which the parent reaps, ends after this process.
+    // SAFETY: as in `main`; the parent reaps this process when it has reaped the forerunner.
     let orders = unsafe { &*argument.cast::<Orders>() };
-    match die_with(Pid::from_raw(orders.forerunner.load(Ordering::Relaxed))).and_then(|()| make_network(orders)) {
+    match die_with(orders.parent).and_then(|()| make_network(orders)) {
         Ok(()) => sys::exit(0),
         Err(message) => fail(orders, message),
     }
@@ -326,16 +344,13 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Root => {
-            let helper = if others.isolate_network() { Some(start_helper(orders)?) } else { None };
+            if others.isolate_network() {
+                start_helper(orders)?;
+            }
             sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
                 .map_err(Message::NoNamespaces)?;
             do_steps(orders)?;
-            create_child(orders, Namespaces::OF_PROCESS)?;
-            if let Some(helper) = helper {
-                // What it cannot do it tells itself; that it was killed the child sees when this process has been reaped.
-                let _ = retry_on_intr(|| waitid(WaitId::Pid(helper), WaitIdOptions::EXITED));
-            }
-            Ok(())
+            create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {
             create_child(orders, Namespaces::OF_PROCESS)?;
@@ -352,12 +367,11 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     }
 }
 
-fn start_helper(orders: &Orders) -> std::result::Result<Pid, Message> {
-    orders.forerunner.store(getpid().as_raw_nonzero().get(), Ordering::Relaxed);
-    // SAFETY: `help` makes system calls only, as this process does; its stack and the orders are kept until this process, which waits for
-    // its end or takes it along, has been reaped.
-    let helper = unsafe { clone3::spawn_helper(orders.helpers_stack, help, ptr::from_ref(orders).cast_mut().cast()) };
-    helper.map_err(Message::NoNamespaces)
+fn start_helper(orders: &Orders) -> std::result::Result<(), Message> {
+    let argument = ptr::from_ref(orders).cast_mut().cast();
+    // SAFETY: `help` makes system calls only, as this process does; its stack and the orders are kept until it has been reaped.
+    unsafe { clone3::spawn_helper(orders.helpers_stack, &orders.helper_pidfd, &orders.helper, help, argument) }
+        .map_err(Message::NoNamespaces)
 }
 
 /// What the child has from this process, when it is created.

@@ -1,4 +1,4 @@
-//! What the child, the forerunner before it, and the parent tell each other through their channel.
+//! What the child, the forerunner and its helper before it, and the parent tell each other through their channel.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -25,15 +25,15 @@ pub(super) struct Report {
 pub(super) enum Message {
     /// A step could not be done, or the command not be executed. The last message.
     Failed(Report),
-    /// The forerunner could not make a namespace, or the child. The last message.
+    /// The forerunner, or its helper, could not make a namespace, or the child. The last message.
     NoNamespaces(Errno),
     /// The forerunner could not create the child in its cgroup, which has to keep its limits. The last message.
     NoCgroup(Errno),
-    /// The forerunner could not be made to end with its parent. The last message.
+    /// The forerunner, or its helper, could not be made to end with its parent. The last message.
     NoForerunner(Errno),
-    /// The forerunner could not hand the network namespace over. The last message.
+    /// Who makes the network namespace could not hand it over. The last message.
     NoHandover(Errno),
-    /// The forerunner could not bring `lo` up. The last message.
+    /// The same could not bring `lo` up. The last message.
     NoLoopback(Errno),
     /// With it comes the master of the pseudo-terminal that the command gets.
     Terminal,

@@ -170,8 +170,10 @@ impl Groundwork {
         // The child's copy is the only one now: with it the channel ends.
         drop(childs_channel);
         let Some(first) = child else {
+            // Without its maps the forerunner has ended without a word.
             return Err(hear(&channel)?
                 .and_then(|(message, _)| refusal::of_start(plan, message))
+                .or(maps.err())
                 .unwrap_or_else(|| anyhow!("the process that makes the sandbox's namespaces was killed")));
         };
         // A sandbox is worth more than its figures, and the build sees no difference.

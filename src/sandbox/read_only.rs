@@ -49,6 +49,8 @@ fn remount_one(target: &CStr) -> Result<()> {
 // Inlined, its arrays would be in the frame of every other step too, and cost as many page faults.
 #[inline(never)]
 fn remount_below(target: &CStr) -> Result<()> {
+    // The table calls what is below the new root as if that was ours already: from the working directory that is right.
+    let is_inside = !target.to_bytes().starts_with(b"/");
     let mut known = [0; MOST_MOUNTS];
     known[0] = statx(CWD, target, AtFlags::empty(), MOUNT_ID).map(|status| status.stx_mnt_id)?;
     let mut count = 1;
@@ -64,7 +66,8 @@ fn remount_below(target: &CStr) -> Result<()> {
         };
         let mut start = 0;
         while let Some(length) = buffer[start..end].iter().position(|byte| *byte == b'\n') {
-            if let Err(errno) = remount_if_below(&mut buffer[start..=start + length], &mut known, &mut count) {
+            if let Err(errno) = remount_if_below(&mut buffer[start..=start + length], is_inside, &mut known, &mut count)
+            {
                 sys::close(table);
                 return Err(errno);
             }
@@ -81,7 +84,7 @@ fn remount_below(target: &CStr) -> Result<()> {
 }
 
 /// Remounts the mount that a line tells of, if it is in one of those that are `known`, and knows it then. The line is changed.
-fn remount_if_below(line: &mut [u8], known: &mut [u64; MOST_MOUNTS], count: &mut usize) -> Result<()> {
+fn remount_if_below(line: &mut [u8], is_inside: bool, known: &mut [u64; MOST_MOUNTS], count: &mut usize) -> Result<()> {
     let Some(Mount { id, parent, point }) = Mount::parse(line) else { return Ok(()) };
     if !known.iter().take(*count).any(|known| *known == parent) {
         return Ok(());
@@ -89,7 +92,8 @@ fn remount_if_below(line: &mut [u8], known: &mut [u64; MOST_MOUNTS], count: &mut
     let place = known.get_mut(*count).ok_or(Errno::TOOBIG)?;
     *place = id;
     *count += 1;
-    remount_one(point)
+    let below = CStr::from_bytes_with_nul(point.to_bytes_with_nul().get(1..).unwrap_or_default());
+    remount_one(if is_inside { below.map_err(|_| Errno::INVAL)? } else { point })
 }
 
 /// What a line of `/proc/self/mountinfo` says, as of `proc_pid_mountinfo(5)`.

@@ -1,8 +1,6 @@
 //! Why the kernel refused a sandbox, and what to do about it, in a sentence.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Error, anyhow};
@@ -31,10 +29,7 @@ const CLOSED_ON_THE_WAY: &str =
 fn is_of_overlay(step: &Step) -> bool {
     match step {
         Step::Mount { kind, .. } => kind.as_bytes() == b"overlay",
-        Step::AttachMount { target, .. } => {
-            let target = Path::new(OsStr::from_bytes(target.to_bytes()));
-            target.is_absolute() && target.ends_with(OVERLAY_LOWER)
-        }
+        Step::AttachMount { target, .. } => target.as_bytes().strip_prefix(b"./") == Some(OVERLAY_LOWER.as_bytes()),
         _ => false,
     }
 }
@@ -139,6 +134,7 @@ impl Machine<'_> {
                 "a container that hides parts of /proc forbids a new one: call nix-build-shell outside of it, or give the \
                  container its whole /proc (for Docker and Podman: --security-opt systempaths=unconfined)"
             }
+            (Step::ChangeDirectory(target), Errno::ACCESS) if target.as_bytes().starts_with(b"/") => CLOSED_ON_THE_WAY,
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
             }

@@ -134,6 +134,16 @@ impl SystemCallFilter {
         Self(program.finish())
     }
 
+    /// The instructions as the kernel's `struct sock_filter` lays them out, one after the other, for whoever else loads filters.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bytes = self.0.iter().flat_map(|instruction| {
+            let [code_low, code_high] = instruction.code.to_ne_bytes();
+            let [a, b, c, d] = instruction.operand.to_ne_bytes();
+            [code_low, code_high, instruction.skip_if_true, instruction.skip_if_false, a, b, c, d]
+        });
+        bytes.collect()
+    }
+
     /// The instructions as the kernel takes them.
     pub(super) fn instructions(&self) -> &[BpfInstruction] {
         &self.0

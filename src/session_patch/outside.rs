@@ -45,13 +45,10 @@ pub struct Outside {
 
 impl Outside {
     /// That of `sandbox`, in which `plan` was carried out, if it [shows](Plan::showing_root) it.
-    pub fn of(sandbox: &mut Sandbox, plan: &Plan, scratch: &Scratch) -> Option<Self> {
+    pub fn of(sandbox: &mut Sandbox, plan: &Plan) -> Option<Self> {
         let root = sandbox.take_root()?;
         let path_of = |step: &Step| match step {
-            Step::MakeFile { path, .. } | Step::MakeSymlink { path, .. } => {
-                let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-                Some(path.strip_prefix(scratch.path()).unwrap_or(path).as_os_str().as_bytes().to_vec())
-            }
+            Step::MakeFile { path, .. } | Step::MakeSymlink { path, .. } => Some(path.to_bytes().to_vec()),
             _ => None,
         };
         let planned = plan.steps.iter().filter_map(path_of).collect();

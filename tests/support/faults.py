@@ -69,7 +69,8 @@ class Call:
     """One system call of a run."""
 
     process: int
-    """In the order in which they begin: the program, its forerunner, the sandbox's first process, the command."""
+    """In the order in which they begin: the program, its forerunner, the helper that makes the network, the sandbox's first process, the
+    command."""
     name: str
     occurrence: int
 
