@@ -103,6 +103,15 @@ def test_a_path_may_come_by_way_of_the_root(caller, data, goes):
     assert caller.inside("cat /deep /directory/deep", options=options) == "deep\ndeep\n"
 
 
+def test_all_of_the_host_is_shown_without_the_new_root_that_is_mounted_on_it(caller):
+    there = {name for name in os.listdir("/") if not os.path.islink(f"/{name}")}
+    assert {"proc", "usr"} <= there
+    seen = caller.inside("ls -A /host; ls /host/proc/sys", options=["--bind", "/host=/"])
+    assert there | {"kernel"} <= set(seen.splitlines())
+    says = caller.cannot("touch", f"/host{caller.tmpdir}/new", options=["--bind", "/host=/"])
+    assert "Read-only file system" in says
+
+
 @pytest.mark.parametrize("caller", ["root"], indirect=True)
 def test_a_file_for_the_network_may_be_a_link_by_way_of_the_root(caller, data):
     """As systemd-resolved has it."""

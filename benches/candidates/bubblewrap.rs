@@ -5,13 +5,13 @@
 //! the kernel has taken the sandbox down. The filter of system calls is our own.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
-use nix_build_shell::plan::{self, Step};
+use anyhow::Result;
+use nix_build_shell::plan;
 
 use crate::fixture::Fixture;
 
@@ -29,24 +29,13 @@ impl Call {
 
     /// The same for any kept directory, with the build's `shell` and `wanted`, the command that our own plan has.
     pub fn of(bwrap: &Path, fixture: &Fixture, kept: &Path, shell: &Path, wanted: &plan::Command) -> Result<Self> {
-        Ok(Self { command: command_of(bwrap, fixture, kept, shell, wanted)?, filter: filter_of(fixture)? })
+        Ok(Self { command: command_of(bwrap, fixture, kept, shell, wanted)?, filter: fixture.filter.clone() })
     }
 
-    /// The call as it can be done once. It reads the filter from its standard input, which the no-op has no use for.
+    /// The call as it can be done once. It reads the filter from its standard input, and closes that: what runs has no use for it.
     pub fn command(&mut self) -> Result<&mut Command> {
         Ok(self.command.stdin(File::open(&self.filter)?))
     }
-}
-
-/// A file that holds the filter of our plan.
-fn filter_of(fixture: &Fixture) -> Result<PathBuf> {
-    let filter = fixture.plan.steps.iter().find_map(|step| match step {
-        Step::FilterSystemCalls(filter) => Some(filter.to_bytes()),
-        _ => None,
-    });
-    let path = fixture.directory().join("filter");
-    fs::write(&path, filter.context("our plan has no filter")?).context("cannot write the filter for bubblewrap")?;
-    Ok(path)
 }
 
 fn command_of(bwrap: &Path, fixture: &Fixture, kept: &Path, shell: &Path, wanted: &plan::Command) -> Result<Command> {

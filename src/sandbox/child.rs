@@ -387,6 +387,10 @@ fn become_builder() -> Result<()> {
 fn bind(source: &CStr, target: &CStr, recursive: bool, access: Access) -> Result<()> {
     if recursive {
         mount::mount_bind_recursive(source, target)?;
+        if source == c"/" {
+            // The new root, which is mounted there, has come along, and hides the host's.
+            mount::unmount(target, UnmountFlags::DETACH)?;
+        }
     } else {
         mount::mount_bind(source, target)?;
     }
@@ -471,8 +475,8 @@ struct Execution<'a> {
 const ROUNDS: usize = 100;
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-/// Executes the command. The forerunner counts as a process of this user namespace until the parent, at a word from us, has reaped it:
-/// where the limit leaves room for the command and no more, that is waited for.
+/// Executes the command. The forerunner and its helper count as processes of this user namespace until the parent, at a word from us, has
+/// reaped them: where the limit leaves room for the command and no more, that is waited for.
 fn execute(task: &mut Task) -> Result<Pid> {
     for round in 0..ROUNDS {
         match try_to_execute(task) {

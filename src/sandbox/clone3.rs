@@ -130,8 +130,9 @@ pub(super) unsafe fn spawn_sharing_all(
     Ok(Child { pid, pidfd })
 }
 
-/// The same from a process that was created so, in the namespaces that it is in: a child of its parent's, whose pidfd and then number the
-/// kernel stores, even if the calling process is killed at that moment. `stack` is the start and size of memory that nobody else uses.
+/// Creates, from a process that was created so, another that shares the memory, and has a copy of the descriptors, in the namespaces that it
+/// is in: a child of its parent's, whose pidfd and then number the kernel stores, even if the calling process is killed at that moment.
+/// `stack` is the start and size of memory that nobody else uses.
 ///
 /// # Safety
 /// As for [`spawn_sharing_all`].
@@ -145,10 +146,9 @@ pub(super) unsafe fn spawn_helper(
     main: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<()> {
-    let shared = general::CLONE_VM | general::CLONE_FILES;
-    let siblings = general::CLONE_PARENT | general::CLONE_PIDFD | general::CLONE_PARENT_SETTID;
+    let flags = general::CLONE_VM | general::CLONE_PARENT | general::CLONE_PIDFD | general::CLONE_PARENT_SETTID;
     let arguments = clone_args {
-        flags: u64::from(shared | siblings),
+        flags: u64::from(flags),
         pidfd: pidfd.as_ptr() as u64,
         parent_tid: number.as_ptr() as u64,
         stack,

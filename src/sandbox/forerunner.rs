@@ -2,7 +2,7 @@
 //!
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
 //! forerunner, begins as soon as a sandbox is wanted, on another core, with the other namespaces, and a helper of its own with that one.
-//! Both share this process's memory and descriptors, so the forerunner finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
+//! Both share this process's memory, so the forerunner finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
 //! mounts. What every sandbox begins with it does itself meanwhile, all of the root that does not depend on the plan included. Like the
 //! child it makes system calls and nothing else.
 
@@ -344,12 +344,13 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Root => {
-            if others.isolate_network() {
-                start_helper(orders)?;
-            }
+            let has_helper = others.isolate_network() && start_helper(orders).is_ok();
             sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
                 .map_err(Message::NoNamespaces)?;
             do_steps(orders)?;
+            if others.isolate_network() && !has_helper {
+                make_network(orders)?;
+            }
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {
@@ -367,11 +368,14 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     }
 }
 
-fn start_helper(orders: &Orders) -> std::result::Result<(), Message> {
+/// It does not share the table of descriptors: what it has open goes with it, also if it is killed.
+///
+/// # Errors
+/// There is no room for another process, or for its pidfd. Then the network has to be made without it.
+fn start_helper(orders: &Orders) -> rustix::io::Result<()> {
     let argument = ptr::from_ref(orders).cast_mut().cast();
     // SAFETY: `help` makes system calls only, as this process does; its stack and the orders are kept until it has been reaped.
     unsafe { clone3::spawn_helper(orders.helpers_stack, &orders.helper_pidfd, &orders.helper, help, argument) }
-        .map_err(Message::NoNamespaces)
 }
 
 /// What the child has from this process, when it is created.

@@ -134,7 +134,9 @@ impl Machine<'_> {
                 "a container that hides parts of /proc forbids a new one: call nix-build-shell outside of it, or give the \
                  container its whole /proc (for Docker and Podman: --security-opt systempaths=unconfined)"
             }
-            (Step::ChangeDirectory(target), Errno::ACCESS) if target.as_bytes().starts_with(b"/") => CLOSED_ON_THE_WAY,
+            (Step::ChangeDirectory(_), Errno::ACCESS) if !plan.steps[..number].contains(&Step::PivotRoot) => {
+                CLOSED_ON_THE_WAY
+            }
             (Step::JoinNamespace { .. }, Errno::PERM) => {
                 "it is not yours: who has called nix-build-shell with sudo joins with sudo as well"
             }
