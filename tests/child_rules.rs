@@ -139,6 +139,14 @@ fn namespaces_are_made_ahead_without_an_allocation() {
             let status = groundwork.build(plan).expect("the forerunner may have allocated").wait().unwrap();
             assert_eq!(i32::from(status), RAN);
         }
+        let begin = || Groundwork::begin(plan.namespaces, &Caller::current()).unwrap();
+        let waiting = plan.clone().awaiting_build();
+        let launch = begin().launch(&waiting).unwrap().expect("the ground suits the plan");
+        let status = launch.go().expect("the child may have allocated").wait().unwrap();
+        assert_eq!(i32::from(status), RAN);
+        // One that nobody lets go on ends, and ground that does not suit is given up.
+        drop(begin().launch(&waiting).unwrap());
+        assert!(begin().launch(&otherwise).unwrap().is_none());
     });
 }
 

@@ -26,7 +26,7 @@ use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, HostDirectories, Plan};
 use crate::sandbox::{self, Groundwork};
-use crate::scratch::{Earlier, Made, Scratch};
+use crate::scratch::{BuildDirMode, Earlier, Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::session_patch::Outside;
 
@@ -159,6 +159,19 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }
+    // What is mounted has to be there, and be the caller's own.
+    let is_copied = matches!(options.sandbox.build_dir_mode, BuildDirMode::Auto | BuildDirMode::Copy);
+    let is_launched_ahead = is_copied && interactive.is_none() && !caller.is_root() && !build.has_partial_outputs();
+    let (planned_for, plan_ahead) = match &groundwork {
+        Some(Ok(_)) if is_launched_ahead && !caller.must_change_ids() => {
+            (Some(scratch.directories().clone()), Some(plan_in(scratch.directories())?.awaiting_build()))
+        }
+        _ => (None, None),
+    };
+    let (groundwork, launch) = match (groundwork, &plan_ahead) {
+        (Some(Ok(groundwork)), Some(plan)) => (None, groundwork.launch(plan)?),
+        (groundwork, _) => (groundwork, None),
+    };
     let check_interrupt = || signals.check_interrupt();
     let filling = options.sandbox.filling(&build, &check_interrupt);
     let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
@@ -166,8 +179,11 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
         Some(_) => None,
         None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
-    let plan = plan_in(scratch.directories())?;
-    options.sandbox.tell(&build, &filled, &plan);
+    // What was too large for a copy is no copy now.
+    let launch = launch.filter(|_| planned_for.as_ref() == Some(scratch.directories()));
+    let new_plan = if launch.is_some() { None } else { Some(plan_in(scratch.directories())?) };
+    let plan = new_plan.as_ref().or(plan_ahead.as_ref()).context("there is no plan")?;
+    options.sandbox.tell(&build, &filled, plan);
     if interactive.is_some() {
         let changes = match &options.keep_session {
             Some(name) => Changes::KeptAs(name),
@@ -189,14 +205,19 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     note(&scratch)?;
     let (mut sandbox, held) = match (&options.keep_session, groundwork) {
         (Some(name), _) => {
-            let (sandbox, held) = sandbox::start_joinable(&plan, |sandbox| {
+            let (sandbox, held) = sandbox::start_joinable(plan, |sandbox| {
                 Held::begin(&caller, name, describe(&scratch), &scratch, sandbox, &settings, session.as_ref())
             })?;
             scratch.stay();
             (sandbox, Some(held))
         }
         (None, groundwork) => {
-            match groundwork.map_or_else(|| sandbox::start(&plan), |groundwork| groundwork?.build(&plan)) {
+            let started = match (launch, groundwork) {
+                (Some(launch), _) => launch.go(),
+                (None, Some(groundwork)) => groundwork.and_then(|groundwork| groundwork.build(plan)),
+                (None, None) => sandbox::start(plan),
+            };
+            match started {
                 Ok(sandbox) => (sandbox, None),
                 Err(error) => {
                     filled.fall_back(error, &mut scratch, &build, &caller, &filling)?;
@@ -209,7 +230,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
             }
         }
     };
-    let outside = Outside::of(&mut sandbox, &plan);
+    let outside = Outside::of(&mut sandbox, plan);
     let limits = &options.sandbox.limits;
     let ending = session::wait(&mut sandbox, &signals, terminal, limits.time());
     let status = ending.map(|ending| limits.status(ending));
@@ -234,7 +255,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     if let Some(sandbox) = sandbox {
         sandbox.end_with_process();
     }
-    mem::forget((plan, build, settings));
+    mem::forget((plan_ahead, new_plan, build, settings));
     status
 }
 

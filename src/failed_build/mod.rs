@@ -176,6 +176,11 @@ impl FailedBuild {
         }
     }
 
+    /// Whether something of its outputs was left, which is copied into the sandbox's store.
+    pub fn has_partial_outputs(&self) -> bool {
+        matches!(&self.store_view, StoreView::Closure { partial_outputs, .. } if !partial_outputs.is_empty())
+    }
+
     /// Whether there is what it has left, and not an empty directory in which it can begin.
     pub fn has_failed(&self) -> bool {
         self.kept.as_ref().is_some_and(|kept| kept.is_of_failed_build)

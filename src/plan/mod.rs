@@ -301,6 +301,16 @@ impl Plan {
         Self { as_pid_1, ..self }
     }
 
+    /// The same plan for a sandbox that is made while its build directory is filled: all that is left to be done then is to go into that,
+    /// and to execute the command. See [`Groundwork::launch`](crate::sandbox::Groundwork::launch).
+    #[must_use]
+    pub fn awaiting_build(mut self) -> Self {
+        if let Some(place) = self.steps.iter().position(|step| *step == Step::CloseDescriptors) {
+            self.steps.insert(place + 1, Step::AwaitBuild);
+        }
+        self
+    }
+
     /// The same plan, after which what is in the sandbox's root can be looked at: see
     /// [`Sandbox::take_root`](crate::sandbox::Sandbox::take_root).
     #[must_use]

@@ -59,6 +59,8 @@ pub enum Step {
     GoOnInPidNamespace,
     /// Wait until the parent has written the id maps; before that whoever does it is nobody and may do nothing.
     AwaitIdMaps,
+    /// Wait until the parent has filled the build directory.
+    AwaitBuild,
     /// Become the mapped user and group, where the child was cloned as another (under sudo). An unmapped id can create no
     /// file. Capabilities stay, since id 0 is not mapped.
     BecomeBuilder,
@@ -181,6 +183,7 @@ impl fmt::Display for Step {
             Self::JoinNamespace { name, .. } => write!(f, "join the {name} namespace of the sandbox"),
             Self::GoOnInPidNamespace => write!(f, "go on as a process of the sandbox"),
             Self::AwaitIdMaps => write!(f, "wait for the id maps"),
+            Self::AwaitBuild => write!(f, "wait until the build directory is filled"),
             Self::BecomeBuilder => {
                 write!(f, "become user {SANDBOX_UID} and group {SANDBOX_GID}")
             }

@@ -217,7 +217,7 @@ pub(super) fn apply(step: &Step, descriptors: Descriptors) -> Result<()> {
         }
         // Done before, since it changes the task.
         Step::GoOnInPidNamespace => Err(Errno::INVAL),
-        Step::AwaitIdMaps => await_parent(parent),
+        Step::AwaitIdMaps | Step::AwaitBuild => await_parent(parent),
         Step::BecomeBuilder => become_builder(),
         Step::JoinNetwork => join_network(descriptors),
         Step::SetHostName(name) => rustix::system::sethostname(name.to_bytes()),

@@ -122,12 +122,29 @@ impl Groundwork {
     /// # Errors
     /// One sentence that names the step, the kernel's answer, the likely cause and the remedy. Nothing is left then.
     pub fn build(mut self, plan: &Plan) -> Result<Sandbox> {
-        if (self.namespaces, self.id_maps) != (plan.namespaces, plan.id_maps) || !self.forerunner.suits(plan) {
+        if !self.suits(plan) {
             drop(self);
             return start(plan);
         }
         let cgroup = self.publish(plan)?;
         self.await_sandbox(plan, cgroup)
+    }
+
+    /// Begins with the processes that `plan`, one that [awaits its build](Plan::awaiting_build), describes on this ground. Ground that was
+    /// made for another sandbox is given up, and nothing is begun.
+    ///
+    /// # Errors
+    /// As of [`build`](Self::build).
+    pub fn launch(mut self, plan: &Plan) -> Result<Option<Launch<'_>>> {
+        if !self.suits(plan) {
+            return Ok(None);
+        }
+        let cgroup = self.publish(plan)?;
+        Ok(Some(Launch { groundwork: self, cgroup, plan }))
+    }
+
+    fn suits(&self, plan: &Plan) -> bool {
+        (self.namespaces, self.id_maps) == (plan.namespaces, plan.id_maps) && self.forerunner.suits(plan)
     }
 
     fn await_sandbox(self, plan: &Plan, cgroup: Option<Result<Cgroup>>) -> Result<Sandbox> {
@@ -187,6 +204,25 @@ impl Groundwork {
         sandbox.forerunner = Some(forerunner);
         given_up?;
         Ok((sandbox, maps))
+    }
+}
+
+/// A sandbox that waits for its build directory. Dropping it ends that, and leaves nothing.
+pub struct Launch<'a> {
+    // These go in this order: a cgroup can be removed when nobody is in it.
+    groundwork: Groundwork,
+    cgroup: Option<Result<Cgroup>>,
+    plan: &'a Plan,
+}
+
+impl Launch<'_> {
+    /// Lets the command be executed, and returns when it has been, or somebody has killed the processes.
+    ///
+    /// # Errors
+    /// As of [`Groundwork::build`].
+    pub fn go(self) -> Result<Sandbox> {
+        let_go_on(&self.groundwork.channel)?;
+        self.groundwork.await_sandbox(self.plan, self.cgroup)
     }
 }
 
