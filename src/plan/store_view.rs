@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, readlinkat, statat};
 
-use super::host_paths::without_links;
 use super::root::{Place, Root, below_root};
 use super::{Access, HostDirectories, OUTPUTS, STORE_MODE, Step, c_string};
 use crate::failed_build::StoreView;
@@ -36,7 +35,8 @@ pub(super) fn add_steps(
     }
     // What is bound from a read-only mount is read-only, for one system call instead of one for each store path, and whoever comes
     // to the store on another way finds it read-only as well. This mount goes with the old root.
-    let physical = without_links(store.physical_directory())?;
+    let physical = store.physical_directory();
+    let physical = physical.canonicalize().with_context(|| format!("cannot open the store {}", physical.display()))?;
     let itself = c_string(physical.as_os_str())?;
     root.push(Step::Bind { source: itself.clone(), target: itself, recursive: true, access: Access::ReadOnly });
     let directory = below_root(store.directory());

@@ -78,6 +78,7 @@ pub(super) struct Task {
     terminal: Option<CommandTerminal>,
     as_pid_1: bool,
     descriptors: Descriptors,
+    limit_of_descriptors: Rlimit,
     stack: Box<[MaybeUninit<u8>]>,
 }
 
@@ -117,6 +118,7 @@ impl Task {
             terminal: plan.terminal(),
             as_pid_1: plan.as_pid_1,
             descriptors,
+            limit_of_descriptors: getrlimit(Resource::Nofile),
             stack: Box::new_uninit_slice(COMMAND_STACK),
         }
     }
@@ -141,6 +143,8 @@ fn null_terminated(strings: &[CString]) -> Vec<*const u8> {
 extern "C" fn main(argument: *mut c_void) -> ! {
     // SAFETY: the parent passed a task, which lives on in the child's copy of the parent's memory; nobody else is here.
     let task = unsafe { &mut *argument.cast::<Task>() };
+    // Who has created it may have lifted it for itself, and a limit that was there once can be set again.
+    let _ = setrlimit(Resource::Nofile, task.limit_of_descriptors);
     // SAFETY: the child has no use for its copy of the parent's end, and must not keep it open: its end of file tells that the
     // parent is gone.
     unsafe { rustix::io::close(task.descriptors.parents_channel) };

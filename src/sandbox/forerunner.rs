@@ -394,8 +394,7 @@ fn do_steps(orders: &Orders) -> std::result::Result<(), Message> {
 /// Makes a network namespace, brings `lo` up in it, and hands it over.
 fn make_network(orders: &Orders) -> std::result::Result<(), Message> {
     sys::unshare(Namespaces::NETWORK).map_err(Message::NoNamespaces)?;
-    // The table of descriptors is the parent's too, which may have filled it far beyond the limit that this process began with. The
-    // child is to have that limit.
+    // The table of descriptors may be the parent's too, which may have filled it far beyond the limit that this process began with.
     let limit = DescriptorLimit::raise();
     let namespace = loopback::raise().map_err(Message::NoLoopback)?;
     drop(limit);
@@ -421,6 +420,8 @@ fn create_child(orders: &Orders, namespaces: Namespaces) -> std::result::Result<
         wait_for(&orders.are_ids_settled);
     }
     let create = |cgroup| {
+        // The parent may be copying meanwhile, and have as much open as this process may.
+        let _limit = DescriptorLimit::raise();
         // SAFETY: the child works on its own copy of the task.
         unsafe { child::spawn(task, namespaces, cgroup, &orders.child_pidfd, &orders.child) }
     };
