@@ -13,7 +13,13 @@ use crate::scratch::{CheckInterrupt, CopySummary, Filling, Made, Progress, Scrat
 impl SandboxOptions {
     /// How the scratch directory of `build` is to be filled.
     pub fn filling<'a>(&self, build: &FailedBuild, check_interrupt: CheckInterrupt<'a>) -> Filling<'a> {
-        Filling { mode: self.build_dir_mode, unreadable: self.unreadable(build), check_interrupt, progress: Some(&Bar) }
+        Filling {
+            mode: self.build_dir_mode,
+            unreadable: self.unreadable(build),
+            check_interrupt,
+            progress: Some(&Bar),
+            meanwhile: None,
+        }
     }
 }
 

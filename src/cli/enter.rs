@@ -1,5 +1,6 @@
 //! `nix-build-shell BUILD_DIR [COMMAND [ARG]...]`: runs a command, or an interactive shell, in the sandbox of a failed build.
 
+use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::io;
 use std::mem;
@@ -26,7 +27,7 @@ use crate::kept_session::{self, Description, Held, SessionName, Sessions};
 use crate::nix::Settings;
 use crate::plan::{BUILD, HostDirectories, Plan};
 use crate::sandbox::{self, Groundwork};
-use crate::scratch::{BuildDirMode, Earlier, Made, Scratch};
+use crate::scratch::{Earlier, Made, Scratch};
 use crate::session::{self, Signals, Terminal};
 use crate::session_patch::Outside;
 
@@ -159,30 +160,33 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     if let Some(interactive) = &mut interactive {
         interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }
-    // What is mounted has to be there, and be the caller's own.
-    let is_copied = matches!(options.sandbox.build_dir_mode, BuildDirMode::Auto | BuildDirMode::Copy);
-    let is_launched_ahead = is_copied && interactive.is_none() && !caller.is_root() && !build.has_partial_outputs();
-    let (planned_for, plan_ahead) = match &groundwork {
-        Some(Ok(_)) if is_launched_ahead && !caller.must_change_ids() => {
-            (Some(scratch.directories().clone()), Some(plan_in(scratch.directories())?.awaiting_build()))
+    // While the build directory is copied, the sandbox is made around it: what is mounted has to be there, and be the caller's own.
+    let is_copied_by_himself = !caller.is_root() && !caller.must_change_ids();
+    let is_launched_ahead = is_copied_by_himself && interactive.is_none() && !build.has_partial_outputs();
+    let groundwork = RefCell::new(groundwork);
+    let (plan_ahead, launch) = (OnceCell::new(), RefCell::new(None));
+    let launch_ahead = |directories: Option<&HostDirectories>| {
+        let Some(directories) = directories else {
+            launch.take();
+            return Ok(());
+        };
+        if let Some(Ok(begun)) = groundwork.borrow_mut().take_if(|begun| begun.is_ok()) {
+            let plan = plan_in(directories)?.awaiting_build();
+            launch.replace(begun.launch(plan_ahead.get_or_init(|| plan))?);
         }
-        _ => (None, None),
-    };
-    let (groundwork, launch) = match (groundwork, &plan_ahead) {
-        (Some(Ok(groundwork)), Some(plan)) => (None, groundwork.launch(plan)?),
-        (groundwork, _) => (groundwork, None),
+        Ok(())
     };
     let check_interrupt = || signals.check_interrupt();
-    let filling = options.sandbox.filling(&build, &check_interrupt);
+    let mut filling = options.sandbox.filling(&build, &check_interrupt);
+    filling.meanwhile = is_launched_ahead.then_some(&launch_ahead);
     let mut filled = Filled::fill(&mut scratch, &build, &caller, &filling)?;
     let mut patch = match &options.keep_session {
         Some(_) => None,
         None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
-    // What was too large for a copy is no copy now.
-    let launch = launch.filter(|_| planned_for.as_ref() == Some(scratch.directories()));
+    let (groundwork, launch) = (groundwork.take(), launch.take());
     let new_plan = if launch.is_some() { None } else { Some(plan_in(scratch.directories())?) };
-    let plan = new_plan.as_ref().or(plan_ahead.as_ref()).context("there is no plan")?;
+    let plan = new_plan.as_ref().or(plan_ahead.get()).context("there is no plan")?;
     options.sandbox.tell(&build, &filled, plan);
     if interactive.is_some() {
         let changes = match &options.keep_session {
@@ -255,7 +259,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     if let Some(sandbox) = sandbox {
         sandbox.end_with_process();
     }
-    mem::forget((plan_ahead, new_plan, build, settings));
+    mem::forget((new_plan, build, settings));
     status
 }
 

@@ -88,6 +88,18 @@ pub struct Filling<'a> {
     pub check_interrupt: CheckInterrupt<'a>,
     /// Shows how far a copy is that takes time.
     pub progress: Option<&'a dyn Progress>,
+    /// What can be done while the build directory is copied.
+    pub meanwhile: Option<Meanwhile<'a>>,
+}
+
+/// It is called before a copy begins, with the directories that it will be in, and without them where that is given up for another, or for
+/// none.
+pub type Meanwhile<'a> = &'a dyn Fn(Option<&HostDirectories>) -> Result<()>;
+
+impl Filling<'_> {
+    fn begin_copy(&self, directories: Option<&HostDirectories>) -> Result<()> {
+        self.meanwhile.map_or(Ok(()), |meanwhile| meanwhile(directories))
+    }
 }
 
 /// Whom the progress of a copy is told.
@@ -101,7 +113,13 @@ pub trait Progress {
 impl<'a> Filling<'a> {
     /// Whatever mode is best, and every file has to be readable.
     pub fn of(check_interrupt: CheckInterrupt<'a>) -> Self {
-        Self { mode: BuildDirMode::Auto, unreadable: Unreadable::Fail, check_interrupt, progress: None }
+        Self {
+            mode: BuildDirMode::Auto,
+            unreadable: Unreadable::Fail,
+            check_interrupt,
+            progress: None,
+            meanwhile: None,
+        }
     }
 }
 

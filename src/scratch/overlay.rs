@@ -48,7 +48,10 @@ impl Scratch {
         let _limit = DescriptorLimit::raise();
         match filling.mode {
             BuildDirMode::Auto => self.make_best(kept, caller, filling),
-            BuildDirMode::Copy => Ok((self.copy_all(kept, caller, filling)?, Made::Copy)),
+            BuildDirMode::Copy => {
+                filling.begin_copy(Some(&self.directories))?;
+                Ok((self.copy_all(kept, caller, filling)?, Made::Copy))
+            }
             BuildDirMode::Reflink => {
                 check_reflink(kept, &self.handle).with_context(|| {
                     let (scratch, kept) = (self.parent_name(), kept.directory.display());
@@ -78,8 +81,12 @@ impl Scratch {
     fn make_best(&mut self, kept: &KeptBuild, caller: &Caller, filling: &Filling<'_>) -> Result<(CopySummary, Made)> {
         let cannot_read = || format!("cannot read {}", kept.directory.display());
         if let Some(listing) = Listing::of_small_tree(&kept.handle, SMALL).with_context(cannot_read)? {
+            filling.begin_copy(Some(&self.directories))?;
             match self.copy(kept, Some(listing), caller, filling, None) {
-                Err(Failure::TooMuch) => self.empty_build()?,
+                Err(Failure::TooMuch) => {
+                    filling.begin_copy(None)?;
+                    self.empty_build()?;
+                }
                 copied => return Ok((copied.map_err(|failure| self.cannot_copy(failure))?, Made::Copy)),
             }
         }
