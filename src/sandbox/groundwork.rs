@@ -167,7 +167,10 @@ impl Launch<'_> {
     /// # Errors
     /// As of [`Groundwork::build`].
     pub fn go(self) -> Result<Sandbox> {
-        let_go_on(&self.groundwork.channel)?;
+        if self.groundwork.maps.is_ok() {
+            // Without its maps the forerunner would take this for the word that they are there.
+            let_go_on(&self.groundwork.channel)?;
+        }
         self.groundwork.await_sandbox(self.plan, self.cgroup)
     }
 }
