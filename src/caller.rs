@@ -39,6 +39,11 @@ impl Caller {
         self.through_sudo
     }
 
+    /// Whether this process itself is the caller, and has no more rights than any user.
+    pub fn is_ordinary_user(&self) -> bool {
+        !self.is_root() && !self.must_change_ids()
+    }
+
     /// Does `action` with no more rights than the caller has: under sudo, in a directory of his, he could lead root astray. It may only
     /// be called while there is no other thread, of which it would say nothing.
     ///

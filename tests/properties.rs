@@ -60,6 +60,7 @@ fn path_of(text: &CStr) -> &Path {
 
 /// Carries a plan out in thought, and fails where a step would reach something outside of the new root.
 fn check_places(plan: &Plan) {
+    let store = Store::from_environment().unwrap().physical_directory().canonicalize().unwrap();
     let mut links = BTreeSet::new();
     let (mut is_inside, mut is_over) = (false, false);
     for step in &plan.steps {
@@ -71,7 +72,7 @@ fn check_places(plan: &Plan) {
                 is_inside = true;
             }
             // The store is made read-only where it is, in the mount namespace of the sandbox.
-            Step::Bind { source, target, .. } if source == target && path_of(source).is_absolute() => continue,
+            Step::Bind { source, target, .. } if source == target && path_of(source) == store => continue,
             Step::PivotRoot => is_over = true,
             _ => {}
         }

@@ -22,7 +22,7 @@ const OTHERWISE_SHORT: &[u8] = b"AVh";
 /// third of the kernel's work. Root begins when all is read, since he drops his supplementary groups for it.
 pub(super) fn begin_ahead(arguments: &[OsString]) -> Option<Ahead> {
     let caller = Caller::current();
-    let begins = !caller.is_root() && !caller.must_change_ids() && surely_enters(arguments);
+    let begins = caller.is_ordinary_user() && surely_enters(arguments);
     begins.then(|| Groundwork::begin(Namespaces::all(), &caller))
 }
 

@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::io;
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -161,10 +161,11 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
         interactive.fill(&scratch, Earlier::default(), &build, &caller)?;
     }
     // While the build directory is copied, the sandbox is made around it: what is mounted has to be there, and be the caller's own.
-    let is_copied_by_himself = !caller.is_root() && !caller.must_change_ids();
-    let is_launched_ahead = is_copied_by_himself && interactive.is_none() && !build.has_partial_outputs();
+    let is_launched_ahead = caller.is_ordinary_user() && interactive.is_none() && !build.has_partial_outputs();
     let groundwork = RefCell::new(groundwork);
-    let (plan_ahead, launch) = (OnceCell::new(), RefCell::new(None));
+    // As what else is left to the kernel at the end.
+    let plan_ahead = ManuallyDrop::new(OnceCell::new());
+    let launch = RefCell::new(None);
     let launch_ahead = |directories: Option<&HostDirectories>| {
         let Some(directories) = directories else {
             launch.take();
@@ -185,8 +186,14 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
         None => options.patch.begin(&build, &caller, &scratch, command.is_empty())?,
     };
     let (groundwork, launch) = (groundwork.take(), launch.take());
-    let new_plan = if launch.is_some() { None } else { Some(plan_in(scratch.directories())?) };
-    let plan = new_plan.as_ref().or(plan_ahead.get()).context("there is no plan")?;
+    let new_plan;
+    let plan = match &launch {
+        Some(launch) => launch.plan(),
+        None => {
+            new_plan = ManuallyDrop::new(plan_in(scratch.directories())?);
+            &new_plan
+        }
+    };
     options.sandbox.tell(&build, &filled, plan);
     if interactive.is_some() {
         let changes = match &options.keep_session {
@@ -259,7 +266,7 @@ pub(super) fn enter(options: &Options, build_dir: &Path, ahead: Option<Ahead>) -
     if let Some(sandbox) = sandbox {
         sandbox.end_with_process();
     }
-    mem::forget((new_plan, build, settings));
+    mem::forget((build, settings));
     status
 }
 

@@ -64,7 +64,7 @@ pub(super) fn begin_root<'a>(steps: &'a mut Vec<Step>, caller: &Caller) -> Resul
     // An instance of its own, as Nix mounts it: through the host's, a build could read and write the caller's other terminals.
     root.directory(Path::new("dev/pts"), 0o755)?;
     root.mount("devpts", Path::new("dev/pts"), "newinstance,mode=0620,ptmxmode=0666")?;
-    root.bind_own_file(Path::new("dev/pts/ptmx"), Path::new("dev/ptmx"))?;
+    root.bind_file(Path::new("dev/pts/ptmx"), Path::new("dev/ptmx"), Access::ReadWrite)?;
     for (name, link) in DEVICE_LINKS {
         root.link(link.as_ref(), &Path::new("dev").join(name))?;
     }

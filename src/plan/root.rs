@@ -46,7 +46,7 @@ impl<'a> Root<'a> {
     /// Mounts the root itself, on the host's, and goes into it. There it is in nobody's way: until it takes the old one's place, what has an
     /// absolute name on the host, in which nothing goes up to the root, goes on to have it.
     pub fn mount_itself(&mut self, kind: &str, options: &str) -> Result<()> {
-        self.push(Step::Mount { kind: CString::new(kind)?, target: c"/".into(), options: CString::new(options)? });
+        self.mount(kind, Path::new("/"), options)?;
         self.push(Step::ChangeDirectory(CString::new(NEW_ROOT)?));
         Ok(())
     }
@@ -115,7 +115,7 @@ impl<'a> Root<'a> {
         Ok(())
     }
 
-    /// Binds a path of the host.
+    /// Binds a path of the host, or one below the root.
     pub fn bind(&mut self, source: &Path, target: &Path, access: Access) -> Result<()> {
         self.bind_tree(source, target, false, access)
     }
@@ -137,11 +137,6 @@ impl<'a> Root<'a> {
             self.file(target, 0o644, Vec::new())?;
         }
         self.bind(source, target, access)
-    }
-
-    /// Binds what is at another place in the root.
-    pub fn bind_own_file(&mut self, source: &Path, target: &Path) -> Result<()> {
-        self.bind_file(source, target, Access::ReadWrite)
     }
 
     fn bind_tree(&mut self, source: &Path, target: &Path, recursive: bool, access: Access) -> Result<()> {

@@ -290,3 +290,23 @@ fn inside(path: &CStr) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_sandbox_is_told_by_its_name_there() {
+        for (path, told) in [
+            (c"dev/null", "sandbox:/dev/null"),
+            (c"/..", "sandbox:/"),
+            (c"/../build", "sandbox:/build"),
+            (c"/dev/null", "/dev/null"),
+            (c"/..x", "/..x"),
+            (c"./lower", "./lower"),
+            (c".", "this directory"),
+        ] {
+            assert_eq!(inside(path), told);
+        }
+    }
+}

@@ -215,7 +215,8 @@ pub(super) unsafe fn spawn_sharing_memory(
     unsafe { clone3(&arguments, main, argument) }
 }
 
-/// Start and size of a stack, as `clone3` wants them. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the size to the start.
+/// Start and size of a stack, as `clone3` wants them. The ABIs of both architectures want 16-byte alignment at a call; the kernel adds the
+/// size to the start.
 pub(super) fn aligned(stack: &mut [MaybeUninit<u8>]) -> (u64, u64) {
     let base = stack.as_mut_ptr() as usize;
     let start = (base + 15) & !15;

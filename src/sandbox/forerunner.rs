@@ -2,9 +2,9 @@
 //!
 //! A network namespace takes the kernel as long as all the rest, and whoever asks for one waits. So a process of its own, the
 //! forerunner, begins as soon as a sandbox is wanted, on another core, with the other namespaces, and a helper of its own with that one.
-//! Both share this process's memory, so the forerunner finds the plan there when that is made, creates the sandbox's first process in the namespaces and ends, while that still makes its
-//! mounts. What every sandbox begins with it does itself meanwhile, all of the root that does not depend on the plan included. Like the
-//! child it makes system calls and nothing else.
+//! Both share this process's memory, so the forerunner finds the plan there when that is made, creates the sandbox's first process in the
+//! namespaces and ends, while that still makes its mounts. What every sandbox begins with it does itself meanwhile, all of the root that
+//! does not depend on the plan included. Like the child it makes system calls and nothing else.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -334,23 +334,14 @@ fn run(orders: &Orders) -> std::result::Result<(), Message> {
     die_with(orders.parent)?;
     let others = orders.namespaces.without(Namespaces::USER);
     match orders.first {
-        First::Namespaces => {
+        First::Namespaces | First::Root => {
+            let has_helper = orders.first == First::Root && others.isolate_network() && start_helper(orders).is_ok();
             sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
                 .map_err(Message::NoNamespaces)?;
-            if others.isolate_network() {
-                make_network(orders)?;
-            }
-            do_steps(orders)?;
-            create_child(orders, Namespaces::OF_PROCESS)
-        }
-        First::Root => {
-            let has_helper = others.isolate_network() && start_helper(orders).is_ok();
-            sys::unshare(others.without(Namespaces::OF_PROCESS).without(Namespaces::NETWORK))
-                .map_err(Message::NoNamespaces)?;
-            do_steps(orders)?;
             if others.isolate_network() && !has_helper {
                 make_network(orders)?;
             }
+            do_steps(orders)?;
             create_child(orders, Namespaces::OF_PROCESS)
         }
         First::Sandbox => {

@@ -161,7 +161,12 @@ pub struct Launch<'a> {
     plan: &'a Plan,
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
+    /// What it is launched by.
+    pub fn plan(&self) -> &'a Plan {
+        self.plan
+    }
+
     /// Lets the command be executed, and returns when it has been, or somebody has killed the processes.
     ///
     /// # Errors
